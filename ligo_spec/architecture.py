@@ -1,0 +1,202 @@
+"""A family at given sizes: what a ``config.json`` says, and the config of the grown model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+from ligo_spec import expressions
+from ligo_spec.errors import InputError, Problem, printable
+from ligo_spec.family import LAYER, Activation, Family, SizeRule, at_layer
+
+MAX_SIZE = 2**31
+"""No dimension of a real model comes near; larger claims are refused before anything is computed from them."""
+
+MAX_LAYERS = 100_000
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family with sizes: enough to know the shape of every tensor.
+
+    Args:
+        family: The declaration.
+        config: The ``config.json`` that the sizes come from.
+        sizes: Every size of the family.
+        flags: Every flag of the family.
+    """
+
+    family: Family
+    config: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    flags: Mapping[str, bool]
+
+    @classmethod
+    def from_hf_config(cls, family: Family, config: Mapping[str, Any], where: str = "config.json") -> Architecture:
+        """Read the sizes of ``family`` out of a Hugging Face config.
+
+        Raises:
+            InputError: Sizes are missing or no positive integers, do not divide, or the config asks for a variant
+                that the family does not describe. All problems at once.
+        """
+        problems = [
+            Problem(where, f"{key} is {printable(repr(config[key]))}; family {family.name} describes only {wanted!r}")
+            for key, wanted in family.requires.items()
+            if key in config and config[key] != wanted
+        ]
+        flags: dict[str, bool] = {}
+        for name, flag in family.flags.items():
+            value = config.get(flag.config, flag.default)
+            if not isinstance(value, bool):
+                problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
+            else:
+                flags[name] = value
+        sizes = _read_sizes(family, config, where, problems)
+        if not problems:
+            problems = [Problem(where, text) for text in indivisible(family, sizes)]
+        if problems:
+            raise InputError(problems)
+        return cls(family, MappingProxyType(dict(config)), MappingProxyType(sizes), MappingProxyType(flags))
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return self.sizes[self.family.layers]
+
+    def width(self, space: str) -> int | None:
+        """The size of a space, or None where only the file knows."""
+        axes = self.family.spaces[space].axes
+        return None if "*" in axes else prod(self.sizes[axis] for axis in axes)
+
+    def shape(self, template: str) -> tuple[int | None, ...]:
+        """The shape of a canonical tensor; None for a side that only the file knows."""
+        return tuple(self.width(dim.space) for dim in self.family.tensors[template].touches)
+
+    def names(self, template: str) -> list[str]:
+        """The tensors that a template stands for: one, or one per layer."""
+        return [at_layer(template, i) for i in range(self.layers)] if LAYER in template else [template]
+
+    def function(self, activation: Activation) -> str:
+        """The name of an activation's function."""
+        key = activation.function.config
+        value = self.config.get(key) if key is not None else None
+        return value if isinstance(value, str) else activation.function.default
+
+    def tied(self, template: str) -> str:
+        """The tensor that ``template`` is tied to (the first of its tie), or itself."""
+        for tie in self.family.relations.ties:
+            if self.flags[tie.when] and template in tie.same:
+                return tie.same[0]
+        return template
+
+    @cached_property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """The groups of tensors that are one tensor here."""
+        return tuple(tie.same for tie in self.family.relations.ties if self.flags[tie.when])
+
+    def untie(self) -> Architecture:
+        """The same architecture with every tie undone (a file that stores different values for tied tensors)."""
+        flags = {**self.flags, **{tie.when: False for tie in self.family.relations.ties}}
+        keys = {self.family.flags[tie.when].config: False for tie in self.family.relations.ties}
+        return replace(self, flags=MappingProxyType(flags), config=MappingProxyType({**self.config, **keys}))
+
+    def grown(self, target: Mapping[str, int]) -> Architecture:
+        """The architecture at the sizes of ``target``; sizes that it leaves out stay, or follow from their default.
+
+        Raises:
+            InputError: A size is unknown, shrinks, or does not divide.
+        """
+        sizes = self._grown_sizes(target)
+        problems = [Problem("", text) for text in indivisible(self.family, sizes)]
+        problems += [
+            Problem("", f"{name}: large {value} is smaller than small {self.sizes[name]}; growth cannot shrink an axis")
+            for name, value in sizes.items()
+            if value < self.sizes[name]
+        ]
+        if problems:
+            raise InputError(problems)
+        config = {**self.config, **self._grown_config(sizes)}
+        return replace(self, config=MappingProxyType(config), sizes=MappingProxyType(sizes))
+
+    def _grown_sizes(self, target: Mapping[str, int]) -> dict[str, int]:
+        """Sizes of the target: as asked; else computed where they always are; else as before.
+
+        A size with a config key and a default keeps its value when the config states it, and follows its default
+        (``intermediate_size`` of a config that leaves it out) when the config does not.
+        """
+        sizes: dict[str, int] = {}
+        for name in _in_order(self.family):
+            rule = self.family.sizes[name]
+            stated = rule.config is not None and self.config.get(rule.config) is not None
+            if name in target and rule.config is not None:
+                sizes[name] = target[name]
+            elif stated or rule.default is None:
+                sizes[name] = self.sizes[name]
+            else:
+                sizes[name] = expressions.evaluate(rule.default, sizes)
+        return {name: sizes[name] for name in self.family.sizes}
+
+    def _grown_config(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for name, rule in self.family.sizes.items():
+            if rule.config is None:
+                continue
+            stated = self.config.get(rule.config) is not None
+            follows = rule.default is not None and expressions.evaluate(rule.default, sizes) == sizes[name]
+            if stated or not follows:
+                changed[rule.config] = sizes[name]
+        return changed
+
+
+def indivisible(family: Family, sizes: Mapping[str, int]) -> list[str]:
+    """The divisibility rules of the family that ``sizes`` break, as messages."""
+    return [
+        f"{small} {sizes[small]} does not divide {big} {sizes[big]}"
+        for small, big in family.divides
+        if sizes[big] % sizes[small]
+    ]
+
+
+def _in_order(family: Family) -> list[str]:
+    """Size names, each after those that its default needs."""
+    ordered: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path or name not in family.sizes:
+            raise InputError(f"family {family.name}: sizes.{path[-1]}: default uses {name!r}, which is not to be had")
+        if name in ordered:
+            return
+        rule = family.sizes[name]
+        for needed in sorted(expressions.names_in(rule.default)) if rule.default else ():
+            visit(needed, (*path, name))
+        ordered.append(name)
+
+    for name in family.sizes:
+        visit(name, ())
+    return ordered
+
+
+def _read_sizes(family: Family, config: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for name in _in_order(family):
+        rule = family.sizes[name]
+        value = config.get(rule.config) if rule.config is not None else None
+        if value is None and rule.default is not None:
+            if not expressions.names_in(rule.default) <= sizes.keys():
+                continue  # what it needs is already a problem
+            value = expressions.evaluate(rule.default, sizes)
+        limit = MAX_LAYERS if name == family.layers else MAX_SIZE
+        if type(value) is not int or not 1 <= value < limit:
+            found = "is missing" if value is None else f"must be an integer from 1 to {limit}, found {printable(value)}"
+            problems.append(Problem(where, f"{_key(name, rule)} {found}"))
+            continue
+        sizes[name] = value
+    return {name: sizes[name] for name in family.sizes if name in sizes}
+
+
+def _key(name: str, rule: SizeRule) -> str:
+    return name if rule.config in (None, name) else f"{rule.config} ({name})"

@@ -1,0 +1,264 @@
+"""Between a file's names and shapes and the canonical ones, both ways, from one declaration.
+
+``bind`` looks at the names in a file and settles, before any value is read, which canonical tensors each of them
+holds. The steps (transpose, split) work on any array library that has ``.T`` and ``concat``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ligo_spec.architecture import Architecture
+from ligo_spec.checkpoint import TensorInfo
+from ligo_spec.errors import InputError, PlanError, Problem, printable
+from ligo_spec.family import LAYER, Entry, Layout, Split, Step, at_layer, template_pattern
+
+BASE = "{base}"
+"""Stands for the prefix that a file uses throughout, or not at all."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor of a file: its name there, the steps, and the canonical tensors that it holds.
+
+    Args:
+        name: Name in the file, as the layout writes it (old names are read, new ones written).
+        template: The same with ``{i}`` for the layer.
+        layer: The layer, or None.
+        steps: From the file's side to the canonical one.
+        canonical: Canonical templates, in the order of the split.
+    """
+
+    name: str
+    template: str
+    layer: int | None
+    steps: tuple[Step, ...]
+    canonical: tuple[str, ...]
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Canonical names of the tensors."""
+        return tuple(at_layer(template, self.layer) for template in self.canonical)
+
+    def at(self, layer: int) -> Slot:
+        """The same tensor in another layer."""
+        return Slot(at_layer(self.template, layer), self.template, layer, self.steps, self.canonical)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a file's tensors are.
+
+    Args:
+        slots: By the name that the file uses.
+        dropped: Names that are not written, with the reason.
+        copied: Undeclared names that are written as they are.
+    """
+
+    slots: Mapping[str, Slot]
+    dropped: Mapping[str, str]
+    copied: tuple[str, ...] = ()
+
+    def sources(self) -> dict[str, tuple[str, int]]:
+        """Canonical name -> (name in the file, which part of the split)."""
+        return {name: (key, part) for key, slot in self.slots.items() for part, name in enumerate(slot.holds)}
+
+    def templates(self) -> list[str]:
+        """The canonical templates that the file has, each once."""
+        return list(dict.fromkeys(template for slot in self.slots.values() for template in slot.canonical))
+
+
+def unpack(value: Any, steps: Iterable[Step]) -> list[Any]:
+    """From a file's tensor to its canonical ones: ``(d_in, 3 d_out)`` -> three ``(d_out, d_in)``."""
+    parts = [value]
+    for step in steps:
+        if isinstance(step, Split):
+            side = parts[0].shape[0] // step.split
+            parts = [parts[0][i * side : (i + 1) * side] for i in range(step.split)]
+        else:
+            parts = [part.T for part in parts]
+    return parts
+
+
+def pack(parts: Sequence[Any], steps: Sequence[Step], library: ModuleType = np) -> Any:
+    """The inverse of ``unpack``; ``library`` is the array library (it needs ``concat``)."""
+    parts = list(parts)
+    for step in reversed(steps):
+        parts = [library.concat(parts)] if isinstance(step, Split) else [part.T for part in parts]
+    return parts[0]
+
+
+def unpacked_shapes(shape: tuple[int, ...], steps: Iterable[Step]) -> list[tuple[int, ...]] | None:
+    """Shapes of the canonical tensors in a file's tensor of ``shape``, or None if the steps do not fit it."""
+    parts = [shape]
+    for step in steps:
+        if not isinstance(step, Split):
+            parts = [part[::-1] for part in parts]
+        elif not parts[0] or parts[0][0] % step.split:
+            return None
+        else:
+            parts = [(parts[0][0] // step.split, *parts[0][1:])] * step.split
+    return parts
+
+
+def packed_shape(shapes: Sequence[tuple[int, ...]], steps: Sequence[Step]) -> tuple[int, ...]:
+    """Shape of the file's tensor that holds canonical tensors of ``shapes``."""
+    parts = list(shapes)
+    for step in reversed(steps):
+        if isinstance(step, Split):
+            parts = [(sum(part[0] for part in parts), *parts[0][1:])]
+        else:
+            parts = [part[::-1] for part in parts]
+    return parts[0]
+
+
+def layout_of(architecture: Architecture, name: str = "hf") -> Layout:
+    """A layout of the family.
+
+    Raises:
+        PlanError: The family declares no layout of that name.
+    """
+    layouts = architecture.family.layouts
+    if name not in layouts:
+        raise PlanError(f"family {architecture.family.name} declares no layout {name!r}; it has {', '.join(layouts)}")
+    return layouts[name]
+
+
+def bind(
+    architecture: Architecture,
+    tensors: Mapping[str, TensorInfo],
+    where: str,
+    *,
+    drop: Sequence[str] = (),
+    copy: Sequence[str] = (),
+) -> Binding:
+    """Settle what each tensor of a file is.
+
+    Args:
+        architecture: What the file should hold.
+        tensors: Headers of the file, by name.
+        where: The file, for messages.
+        drop: Patterns of undeclared tensors to leave out.
+        copy: Patterns of undeclared tensors to take over as they are.
+
+    Raises:
+        InputError: A tensor that no line names, one claimed twice, one missing, or one of another shape than the
+            config's sizes give. All problems at once.
+    """
+    layout = layout_of(architecture)
+    base = _choose_base(layout, tensors)
+    architectures = architecture.config.get("architectures") or []
+    slots: dict[str, Slot] = {}
+    dropped: dict[str, str] = {}
+    copied: list[str] = []
+    problems: list[Problem] = []
+    for name in tensors:
+        renamed = _modern(layout, name)
+        slot = _slot(layout, base, renamed, architectures)
+        if slot is not None:
+            slots[name] = slot
+            continue
+        reason = _reason_to_drop(layout, base, renamed)
+        if reason is None and any(fnmatchcase(name, pattern) for pattern in drop):
+            reason = "the plan says so"
+        if reason is not None:
+            dropped[name] = reason
+        elif any(fnmatchcase(name, pattern) for pattern in copy):
+            copied.append(name)
+        else:
+            problems.append(
+                Problem(
+                    where,
+                    f"tensor {printable(name)} is not declared by family {architecture.family.name}; "
+                    "name it in the plan's source.drop or source.copy",
+                )
+            )
+    binding = Binding(slots, dropped, tuple(copied))
+    problems += [Problem(where, text) for text in _wrong_set(architecture, binding)]
+    if not problems:
+        problems = [Problem(where, text) for text in _wrong_shapes(architecture, binding, tensors)]
+    if problems:
+        raise InputError(problems)
+    return binding
+
+
+def _modern(layout: Layout, name: str) -> str:
+    for old, new in layout.aliases.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _choose_base(layout: Layout, names: Iterable[str]) -> str:
+    """The prefix under which most names are declared; the first one wins a draw."""
+    modern = [_modern(layout, name) for name in names]
+    found = Counter(
+        base
+        for base in layout.base
+        for template in layout.tensors
+        if template.startswith(BASE)
+        for name in modern
+        if template_pattern(template.replace(BASE, base)).fullmatch(name)
+    )
+    return max(layout.base, key=lambda base: found[base])
+
+
+def _slot(layout: Layout, base: str, name: str, architectures: Sequence[str]) -> Slot | None:
+    for declared, choices in layout.tensors.items():
+        template = declared.replace(BASE, base)
+        match = template_pattern(template).fullmatch(name)
+        if match:
+            layer = int(match["i"]) if LAYER in template else None
+            entry = _entry(choices, architectures)
+            return Slot(name, template, layer, entry.steps, entry.is_) if entry else None
+    return None
+
+
+def _entry(choices: Sequence[Entry], architectures: Sequence[str]) -> Entry | None:
+    return next((entry for entry in choices if entry.for_ is None or entry.for_ in architectures), None)
+
+
+def _reason_to_drop(layout: Layout, base: str, name: str) -> str | None:
+    for declared, reason in layout.drop.items():
+        if template_pattern(declared.replace(BASE, base)).fullmatch(name):
+            return reason
+    return None
+
+
+def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
+    """Tensors that are missing, that come twice, or that lie in a layer the config does not have."""
+    counts = Counter(name for slot in binding.slots.values() for name in slot.holds)
+    wrong = [f"{name} comes {count} times (an old and a new name?)" for name, count in counts.items() if count > 1]
+    present = set(binding.templates())
+    for template, tensor in architecture.family.tensors.items():
+        if template in present or tensor.required(architecture.flags):
+            wrong += [f"tensor {name} is missing" for name in architecture.names(template) if name not in counts]
+    wrong += [
+        f"{printable(key)} is in layer {slot.layer}, but there are {architecture.layers} layers"
+        for key, slot in binding.slots.items()
+        if slot.layer is not None and slot.layer >= architecture.layers
+    ]
+    return wrong
+
+
+def _wrong_shapes(architecture: Architecture, binding: Binding, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    wrong = []
+    for key, slot in binding.slots.items():
+        shapes = unpacked_shapes(tensors[key].shape, slot.steps)
+        for part, template in enumerate(slot.canonical):
+            wanted = architecture.shape(template)
+            if shapes is None or not _fits(shapes[part], wanted):
+                found = tensors[key].shape if shapes is None else shapes[part]
+                wrong.append(f"{printable(key)} ({template}) has shape {found}, but the config's sizes give {wanted}")
+    return wrong
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
