@@ -1,0 +1,80 @@
+"""Growth methods: pure functions from a growth (family and two sizes), options and draws to maps.
+
+A method is one file. Its options are a model with a ``method`` tag, so that a plan can name it; this module is the
+list of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ligo_spec.draws import Draws
+from ligo_spec.errors import PlanError
+from ligo_spec.methods import hypercloning, interpolate, net2net, noisy_average, noisy_stack, stack, zero_pad
+from ligo_spec.methods.width import Width
+from ligo_spec.operator import Growth, Mix, Operator, Term
+
+WidthMethod = Annotated[
+    hypercloning.HyperCloning | net2net.Net2Net | zero_pad.ZeroPad | noisy_average.NoisyAverage,
+    Field(discriminator="method"),
+]
+"""The options of every width method, told apart by ``method``."""
+
+DepthMethod = Annotated[
+    stack.Stack | interpolate.Interpolate | noisy_stack.NoisyStack,
+    Field(discriminator="method"),
+]
+"""The options of every depth method, told apart by ``method``."""
+
+_WIDTH: dict[type, Callable[[Growth, Any, Draws], Width]] = {
+    hypercloning.HyperCloning: hypercloning.width,
+    net2net.Net2Net: net2net.width,
+    zero_pad.ZeroPad: zero_pad.width,
+    noisy_average.NoisyAverage: noisy_average.width,
+}
+
+_DEPTH: dict[type, Callable[[Growth, Any, Draws], dict[str, Mix]]] = {
+    stack.Stack: stack.depth,
+    interpolate.Interpolate: interpolate.depth,
+    noisy_stack.NoisyStack: noisy_stack.depth,
+}
+
+WIDTH_METHODS = tuple(sorted(kind.model_fields["method"].default for kind in _WIDTH))  # type: ignore[attr-defined]
+DEPTH_METHODS = tuple(sorted(kind.model_fields["method"].default for kind in _DEPTH))  # type: ignore[attr-defined]
+
+
+def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod | None, *, seed: int = 0) -> Operator:
+    """The operator that a width and a depth method give, freely combined.
+
+    Args:
+        growth: Small and large architecture.
+        width: Options of a width method; None where the width stays.
+        depth: Options of a depth method; None where the number of layers stays.
+        seed: Of everything that is drawn.
+
+    Returns:
+        An operator of one term.
+
+    Raises:
+        PlanError: A method is needed and not given, or has no rule for what should grow.
+    """
+    draws = Draws(seed)
+    if width is None:
+        grown = [name for name in growth.small.family.spaces if growth.small.width(name) != growth.large.width(name)]
+        if grown:
+            raise PlanError(f"operator.width: {', '.join(grown)} grow; name a method ({', '.join(WIDTH_METHODS)})")
+        width = net2net.Net2Net()  # with nothing to widen, every map of it is the identity
+    if depth is None:
+        if growth.small.layers != growth.large.layers:
+            raise PlanError(
+                f"operator.depth: {growth.small.layers} layers become {growth.large.layers}; "
+                f"name a method ({', '.join(DEPTH_METHODS)})"
+            )
+        depth = stack.Stack()  # with as many layers, each is its own copy
+    widened = _WIDTH[type(width)](growth, width, draws)
+    term = Term(widened.maps, widened.spaces, _DEPTH[type(depth)](growth, depth, draws))
+    family = growth.small.family.name
+    return Operator(family, growth.small.sizes, growth.large.sizes, (term,), widened.eps_scale)

@@ -1,0 +1,41 @@
+"""HyperCloning: every hidden vector repeated k times (Samragh et al., arXiv 2409.12903, section 3; symmetric form).
+
+``x' = [x; ...; x]``: ``B = 1_k ⊗ I``, ``A = B / k``. Needs an integer factor on every axis that grows. Lossless.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ligo_spec.documents import Document
+from ligo_spec.draws import Draws
+from ligo_spec.errors import PlanError
+from ligo_spec.maps import Index
+from ligo_spec.methods.width import Width, copies, named
+from ligo_spec.operator import Growth
+
+
+class HyperCloning(Document):
+    """Options of ``hypercloning``."""
+
+    method: Literal["hypercloning"] = "hypercloning"
+
+
+def width(growth: Growth, options: HyperCloning, draws: Draws) -> Width:
+    """The maps of HyperCloning.
+
+    Raises:
+        PlanError: A size does not grow by an integer factor, or ``head_dim`` grows under rotary positions.
+    """
+    return named(copies(growth, options.method, _repeat))
+
+
+def _repeat(axis: str, small: int, large: int) -> Index:
+    if large % small:
+        raise PlanError(
+            f"hypercloning copies whole vectors: {axis} {small} → {large} is no integer factor "
+            f"(nearest: {small * max(1, large // small)}, {small * (large // small + 1)}); or use another width method"
+        )
+    return np.arange(large) % small

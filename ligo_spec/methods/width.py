@@ -1,0 +1,253 @@
+"""What every width method shares: pairs of maps per space, named so that what is one map stays one map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ligo_spec.errors import PlanError, Problem
+from ligo_spec.family import Attention
+from ligo_spec.maps import Identity, Index, Map, Select
+from ligo_spec.operator import Growth, SpaceMaps
+
+Choices = tuple[Map, ...]
+"""One map for all layers, or one per layer of the large model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """What a width method gives: named maps, who uses them, and factors of the norms' epsilons."""
+
+    maps: Mapping[str, Choices]
+    spaces: Mapping[str, SpaceMaps]
+    eps_scale: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Trio:
+    """The maps of one space. Those that are one object are one map (tied)."""
+
+    out: Choices
+    in_: Choices
+    gain: Choices
+
+
+def trio(out: Map, in_: Map | None = None, gain: Map | None = None) -> Trio:
+    """Maps shared by all layers; the gain map is the out map where it is not given, and so is the in map."""
+    shared = (out,)
+    reads = shared if in_ is None or in_ is out else (in_,)
+    gains = shared if gain is None or gain is out else (gain,)
+    return Trio(shared, reads, gains)
+
+
+def named(trios: Mapping[str, Trio], eps_scale: Mapping[str, float] | None = None) -> Width:
+    """Give every distinct map a name: that of the first space that uses it, and the role unless all are one."""
+    names: dict[int, str] = {}
+    maps: dict[str, Choices] = {}
+    spaces: dict[str, SpaceMaps] = {}
+    for space, three in trios.items():
+        used = []
+        whole = three.out is three.in_ is three.gain
+        for role, choices in (("out", three.out), ("in", three.in_), ("gain", three.gain)):
+            name = names.setdefault(id(choices), space if whole else f"{space}.{role}")
+            maps[name] = choices
+            used.append(name)
+        spaces[space] = SpaceMaps(*used)
+    return Width(maps, spaces, dict(eps_scale or {}))
+
+
+def fixed_spaces(growth: Growth, method: str) -> dict[str, Trio]:
+    """Identity maps for the spaces whose entries are indices.
+
+    Raises:
+        PlanError: One of them grows; the width methods have no rule for that.
+    """
+    trios, problems = {}, []
+    for name, space in growth.small.family.spaces.items():
+        if not space.fixed:
+            continue
+        small, large = growth.small.width(name), growth.large.width(name)
+        if small != large:
+            problems.append(
+                Problem(
+                    "",
+                    f"{method} has no rule for {'×'.join(space.axes)} ({small} → {large}): "
+                    "its entries are indices with a meaning of their own",
+                )
+            )
+        trios[name] = trio(Identity(small or 1))
+    if problems:
+        raise PlanError(problems)
+    return trios
+
+
+def tied_spaces(growth: Growth) -> dict[str, str]:
+    """Spaces whose ``in`` map must be another's ``out`` map, because the tensors that use them are tied.
+
+    For tied embeddings: ``{"final": "residual"}``, since the head reads ``final`` with the values of the embedding,
+    which writes ``residual``.
+    """
+    tied: dict[str, str] = {}
+    tensors = growth.small.family.tensors
+    for first, *others in growth.small.ties:
+        for other in others:
+            for ours, theirs in zip(tensors[first].touches, tensors[other].touches, strict=True):
+                if (ours.role, theirs.role) == ("out", "in") and ours.space != theirs.space:
+                    tied[theirs.space] = ours.space
+    return tied
+
+
+def refuse_rotary_growth(growth: Growth, method: str) -> None:
+    """Refuse to grow ``head_dim`` under rotary positions.
+
+    Raises:
+        PlanError: It grows: rows would leave the frequency that they were trained at (methods 4.5).
+    """
+    for attention in growth.small.family.relations.attention:
+        small, large = head_sizes(growth, attention)
+        if attention.rotary != "none" and small.head_dim != large.head_dim:
+            raise PlanError(
+                f"{method} cannot grow head_dim ({small.head_dim} → {large.head_dim}) under rotary positions: rows "
+                "would leave the frequency that they were trained at; keep head_dim and grow num_attention_heads"
+            )
+
+
+@dataclass(frozen=True)
+class HeadSizes:
+    """The sizes of one attention: query heads, key-value heads, and the size of a head."""
+
+    heads: int
+    groups: int
+    head_dim: int
+
+    @property
+    def per_group(self) -> int:
+        """Query heads that share one key-value head."""
+        return self.heads // self.groups
+
+
+def head_sizes(growth: Growth, attention: Attention) -> tuple[HeadSizes, HeadSizes]:
+    """The small and the large sizes of an attention relation."""
+    query = growth.small.family.spaces[attention.query].axes
+    groups = growth.small.family.spaces[attention.key].axes[0]
+    small, large = (
+        HeadSizes(a.sizes[query[0]], a.sizes[groups], a.sizes[query[1]]) for a in (growth.small, growth.large)
+    )
+    return small, large
+
+
+def place_heads(small: HeadSizes, large: HeadSizes, groups: Index) -> tuple[Index, Index]:
+    """Where each query head of the large model comes from, so that its key-value head comes from the same group.
+
+    The rule of methods 4.4: ``t(g'(h')) = g(s(h'))``. The slots under the copies of a group take that group's heads
+    in turn.
+
+    Args:
+        small: Sizes of the small attention.
+        large: Sizes of the large attention.
+        groups: ``t``, ``(large.groups,)``: the small key-value head behind each large one.
+
+    Returns:
+        ``s``, ``(large.heads,)``, and how often each slot's head has been placed before (0 for the first time).
+
+    Raises:
+        PlanError: A group has fewer slots than heads.
+    """
+    source = np.empty(large.heads, dtype=np.int64)
+    turn = np.empty(large.heads, dtype=np.int64)
+    group_of_slot = groups[np.arange(large.heads) // large.per_group]
+    for group in range(small.groups):
+        slots = np.flatnonzero(group_of_slot == group)
+        if slots.size < small.per_group:
+            raise PlanError(
+                f"num_attention_heads {large.heads} over num_key_value_heads {large.groups} leaves {slots.size} places "
+                f"for the {small.per_group} query heads of key-value head {group}; grow num_attention_heads further"
+            )
+        place = np.arange(slots.size)
+        source[slots] = group * small.per_group + place % small.per_group
+        turn[slots] = place // small.per_group
+    return source, turn
+
+
+Choose = Callable[[str, int, int], Index]
+"""``(axis, small, large)`` -> the small entry behind each large one."""
+
+
+def copies(growth: Growth, method: str, choose: Choose) -> dict[str, Trio]:
+    """Maps of a method that copies entries: ``B = S``, ``A = S / counts``, for every space (methods 3.1, 4.1).
+
+    Query and key rows share the softmax's change of scale; a tied space swaps its pair, so that one tensor serves
+    both (SPEC 5.5).
+
+    Args:
+        growth: Small and large architecture.
+        method: For messages.
+        choose: Picks the copies along one axis.
+
+    Raises:
+        PlanError: Something has no rule.
+    """
+    refuse_rotary_growth(growth, method)
+    trios = fixed_spaces(growth, method)
+    family = growth.small.family
+    axes = {
+        axis: Select(choose(axis, growth.small.sizes[axis], growth.large.sizes[axis]), growth.small.sizes[axis])
+        for name, space in family.spaces.items()
+        if name not in trios
+        for axis in space.axes
+    }
+    for attention in family.relations.attention:
+        trios |= _attention_copies(growth, attention, axes)
+    for name, space in family.spaces.items():
+        if name not in trios:
+            trios[name] = split(product([axes[axis] for axis in space.axes]))
+    for name, other in tied_spaces(growth).items():
+        pair = trios[other]
+        trios[name] = Trio(out=pair.in_, in_=pair.out, gain=pair.in_)
+    return {name: trios[name] for name in family.spaces}
+
+
+def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Select]) -> dict[str, Trio]:
+    small, large = head_sizes(growth, attention)
+    spaces = growth.small.family.spaces
+    groups, inner = (axes[axis] for axis in spaces[attention.key].axes)
+    if large.per_group < small.per_group:  # only even copies leave every query head a place
+        groups = Select(np.arange(large.groups) % small.groups, small.groups)
+    heads = Select(place_heads(small, large, groups.index)[0], small.heads)
+    # q'·k' sums counts[j] copies of every product and is divided by sqrt(d') where it was divided by sqrt(d)
+    share = np.sqrt(large.head_dim / small.head_dim) / counts(inner)
+    scored = weighted(inner, np.sqrt(share)[inner.index])
+    return {
+        attention.query: trio(product([heads, scored])),
+        attention.key: trio(product([groups, scored])),
+        attention.value: trio(product([groups, inner])),
+        attention.context: split(product([heads, inner])),
+    }
+
+
+def product(parts: list[Select]) -> Select:
+    """The selection on a space whose axes are selected by ``parts``, outermost first."""
+    index, small = parts[0].index, parts[0].small
+    weights = parts[0].weights
+    for part in parts[1:]:
+        index = (index[:, None] * part.small + part.index[None, :]).ravel()
+        weights = np.outer(weights, part.weights).ravel()
+        small *= part.small
+    return weighted(Select(index, small), weights)
+
+
+def split(select: Select) -> Trio:
+    """A copying pair: what is copied ``c`` times is read at weight ``1 / c``."""
+    return trio(select, weighted(select, 1.0 / counts(select)[select.index]), select)
+
+
+def counts(select: Select) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """How often each small entry is selected, ``(small,)``."""
+    return np.bincount(select.index, minlength=select.small).astype(np.float64)
+
+
+def weighted(select: Select, weights: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Select:
+    """The same selection at other weights; without any where they are all 1."""
+    return Select(select.index, select.small, None if bool((weights == 1).all()) else weights)

@@ -1,0 +1,72 @@
+"""Hold a backend's grown tensors against the float64 reference, one of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from ligo_spec import reference
+from ligo_spec.backend import Backend
+from ligo_spec.errors import VerificationError
+from ligo_spec.family import LAYER, Family, at_layer
+from ligo_spec.maps import Identity, dense
+from ligo_spec.operator import Operator, Term
+from ligo_spec.outputs import Outputs
+from ligo_spec.recipe import run
+
+Array = npt.NDArray[np.float64]
+
+
+def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any]) -> float:
+    """The largest error of one tensor of every kind (that of the last layer), in units of its rounding bound.
+
+    Raises:
+        VerificationError: It is above 1: the backend does not compute the equation.
+    """
+    family = outputs.small.architecture.family
+    worst, where = 0.0, ""
+    for template in outputs.small.binding.templates():
+        layer = operator.large[family.layers] - 1 if LAYER in template else None
+        name = at_layer(template, layer)
+        got = run(outputs.recipes[name], outputs.small.read, backend)
+        want, bound = _expected(family, operator, template, layer, outputs, got.dtype)
+        error = float((np.abs(got.astype(np.float64) - want) / bound).max(initial=0.0))
+        if error > worst:
+            worst, where = error, name
+    if worst > 1:
+        raise VerificationError(f"{where}: backend {backend.name} is {worst:.3g} times its rounding bound off")
+    return worst
+
+
+def _expected(
+    family: Family, operator: Operator, template: str, layer: int | None, outputs: Outputs, dtype: np.dtype[Any]
+) -> tuple[Array, Array]:
+    """The reference's value and the bound on rounding: the same equation on absolute values."""
+    layers = range(operator.small[family.layers])
+    names = [at_layer(template, j) for j in layers] if layer is not None else [template]
+    stack = np.stack([outputs.small.read(name).astype(np.float64) for name in names])
+    value: Array = np.zeros(1)
+    size: Array = np.zeros(1)
+    terms = 4
+    for term in operator.terms:
+        row = term.mix(template)[layer : layer + 1].astype(np.float64) if layer is not None else np.ones((1, 1))
+        maps = [_dense(term, dim.space, dim.role, layer) for dim in family.tensors[template].touches]
+        value = value + reference.widen(reference.mix_layers(stack, row)[0], maps)
+        sizes = [None if matrix is None else np.abs(matrix) for matrix in maps]
+        size = size + reference.widen(reference.mix_layers(np.abs(stack), np.abs(row))[0], sizes)
+        terms += row.shape[1] + sum(0 if matrix is None else matrix.shape[1] for matrix in maps)
+    compute = np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
+    stored = _eps(dtype)
+    return value, size * (terms * compute + stored) + np.finfo(np.float32).tiny
+
+
+def _dense(term: Term, space: str, role: Any, layer: int | None) -> Array | None:
+    map_ = term.map(space, role, layer)
+    return None if isinstance(map_, Identity) else dense(map_)
+
+
+def _eps(dtype: np.dtype[Any]) -> float:
+    return float(ml_dtypes.finfo(dtype).eps)
