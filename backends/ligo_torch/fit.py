@@ -1,0 +1,177 @@
+"""Learn an operator on a model's own loss (LiGO, arXiv 2303.00980, section 3.4), the small weights frozen.
+
+The large weights are computed once per optimizer step and become leaves; their gradients are accumulated over
+micro-batches and then pulled back through the operator by one vjp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ligo_spec.draws import Draws
+from ligo_spec.errors import NumericalError, PlanError
+from ligo_spec.fitting import FitResult, FitTask, Log
+from ligo_spec.plan import Fit
+from ligo_torch.backend import find_device
+from ligo_torch.huggingface import Batch, FunctionalModel, Objective, choose_objective, functional_model
+from ligo_torch.learnable import LearnableOperator
+from ligo_torch.text import Ids, Tokens, causal_batch, masked_batch, read_tokens
+
+
+def fit(task: FitTask, log: Log) -> FitResult:
+    """Learn ``task.operator``; see ``ligo_spec.fitting.run_fit``.
+
+    Raises:
+        PlanError: The plan asks for what cannot be done (batches that do not divide, no mask token).
+        InputError: Text, tokenizer or head are missing.
+        NumericalError: A loss or gradient is not finite.
+    """
+    options = task.options
+    if options.data.batch_size % options.micro_batches:
+        raise PlanError(
+            f"fit.micro_batches {options.micro_batches} does not divide fit.data.batch_size {options.data.batch_size}"
+        )
+    model, learnable, batches = _prepare(task)
+    before = heldout_loss(model, learnable, batches)
+    log({"event": "heldout", "step": 0, "loss": before})
+    losses = tuple(_train(model, learnable, batches, log))
+    after = heldout_loss(model, learnable, batches)
+    log({"event": "heldout", "step": options.steps, "loss": after})
+    count = sum(parameter.numel() for parameter in learnable.parameters)
+    return FitResult(learnable.operator(), before, after, losses, count)
+
+
+def evaluate(task: FitTask) -> float:
+    """Held-out loss of the model that ``task.operator`` gives as it stands, in nats per predicted token.
+
+    Raises:
+        InputError: Text, tokenizer or head are missing.
+        NumericalError: The loss is not finite.
+    """
+    return heldout_loss(*_prepare(task))
+
+
+def evaluate_random(task: FitTask) -> float:
+    """Held-out loss of a large model as the library initialises it, under the task's seed."""
+    torch.manual_seed(task.seed)
+    model, _, batches = _prepare(task)
+    return mean_loss(model, dict(model.model.named_parameters()), batches.heldout())
+
+
+def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+    options = task.options
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = find_device(options.device)
+    objective = choose_objective(options.objective, task.growth.small.config.get("architectures") or [])
+    vocab_size = task.growth.small.sizes["vocab_size"]
+    tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
+    model = functional_model(task.growth.large, task.binding, objective, device)
+    small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.sources()}
+    learnable = LearnableOperator(task.growth.small.family, task.operator, small)
+    return model, learnable, Batches(tokens, options, objective, Draws(task.seed), device)
+
+
+def learning_rate(options: Fit, step: int) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak; ``step`` counts from 0."""
+    if step < options.warmup_steps:
+        return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
+    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    return options.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def heldout_loss(model: FunctionalModel, learnable: LearnableOperator, batches: Batches) -> float:
+    """Mean loss per predicted token over the held-out batches, in nats."""
+    with torch.no_grad():
+        parameters = model.parameters(learnable.weights())
+        return mean_loss(model, parameters, batches.heldout())
+
+
+def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches: Iterable[Batch]) -> float:
+    """Mean loss per predicted token of a model with ``parameters``, in nats.
+
+    Raises:
+        NumericalError: It is not finite.
+    """
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            predicted = model.predicted(batch)
+            total += float(model.loss(parameters, batch)) * predicted
+            count += predicted
+    if not math.isfinite(total):
+        raise NumericalError(f"the held-out loss is {total}; the operator's start does not give a working model")
+    return total / count
+
+
+def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batches: list[Batch]) -> float:
+    """One step's loss; leaves its gradient in the operator's parameters.
+
+    The weights are computed once; their gradients are accumulated over the micro-batches, each weighted by the
+    tokens that it predicts, then pulled back through the operator at once.
+    """
+    parameters = model.parameters(learnable.weights())
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    counts = [model.predicted(batch) for batch in micro_batches]
+    loss = 0.0
+    for batch, count in zip(micro_batches, counts, strict=True):
+        part = model.loss(leaves, batch) * (count / sum(counts))
+        part.backward()  # type: ignore[no-untyped-call]
+        loss += float(part.detach())
+    used = [name for name, leaf in leaves.items() if leaf.grad is not None and parameters[name].requires_grad]
+    torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
+    return loss
+
+
+def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
+    options = batches.options
+    optimizer = torch.optim.AdamW(
+        learnable.parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
+    )
+    for step in range(options.steps):
+        rate = learning_rate(options, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        loss = gradients(model, learnable, batches.train(step))
+        norm = float(torch.nn.utils.clip_grad_norm_(learnable.parameters, options.clip_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NumericalError(
+                f"the fit diverged at step {step + 1} of {options.steps}: loss {loss}, gradient norm {norm}, learning "
+                f"rate {rate:.3g}; lower fit.learning_rate (post-norm models need 2-3 times less)"
+            )
+        optimizer.step()
+        record = {"step": step + 1, "steps": options.steps, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
+        log({"event": "step", **record})
+        yield loss
+
+
+class Batches:
+    """The batches of a fit, on its device; each belongs to the number of its step."""
+
+    def __init__(self, tokens: Tokens, options: Fit, objective: Objective, draws: Draws, device: torch.device) -> None:
+        self.tokens, self.options, self.objective, self.draws, self.device = tokens, options, objective, draws, device
+
+    def train(self, step: int) -> list[Batch]:
+        """The micro-batches of a step."""
+        batch = self._batch(self.tokens.train, f"fit.batch.{step}")
+        parts = {key: value.chunk(self.options.micro_batches) for key, value in batch.items()}
+        return [{key: part[i] for key, part in parts.items()} for i in range(self.options.micro_batches)]
+
+    def heldout(self) -> Iterator[Batch]:
+        """The held-out batches, always the same."""
+        for number in range(self.options.heldout_batches):
+            yield self._batch(self.tokens.heldout, f"fit.heldout.{number}")
+
+    def _batch(self, part: Ids, name: str) -> dict[str, Tensor]:
+        if self.objective == "causal_lm":
+            batch = causal_batch(self.tokens, part, self.options.data, self.draws, name)
+        else:
+            probability = self.options.mask_probability
+            batch = masked_batch(self.tokens, part, self.options.data, self.draws, name, probability)
+        return {key: torch.tensor(value, device=self.device) for key, value in batch.items()}

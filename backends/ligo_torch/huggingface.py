@@ -1,0 +1,123 @@
+"""Hugging Face models as plain functions of their parameters: ``loss(params, batch)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import transformers
+from torch import Tensor
+
+from ligo_spec.architecture import Architecture
+from ligo_spec.errors import InputError, PlanError
+from ligo_spec.layout import Binding, Slot, pack
+from ligo_torch.text import IGNORED
+
+Objective = Literal["causal_lm", "masked_lm"]
+
+Batch = Mapping[str, Tensor]
+
+UNSAFE_KEYS = ("auto_map", "quantization_config")
+"""Keys of a config that could name code, or that describe a file and not a model."""
+
+_CLASSES = {"causal_lm": transformers.AutoModelForCausalLM, "masked_lm": transformers.AutoModelForMaskedLM}
+
+
+def config_of(architecture: Architecture) -> transformers.PreTrainedConfig:
+    """The library's config object for an architecture, from its ``config.json`` without anything that names code."""
+    kept = {k: v for k, v in architecture.config.items() if not k.startswith("_") and k not in UNSAFE_KEYS}
+    model_type = kept.pop("model_type", architecture.family.name)
+    return transformers.AutoConfig.for_model(model_type, **kept)
+
+
+def choose_objective(asked: str, architectures: Sequence[str]) -> Objective:
+    """The objective of a fit: as asked, or by the class that the checkpoint was saved from.
+
+    Raises:
+        PlanError: ``auto``, and no class in ``architectures`` tells.
+    """
+    if asked in ("causal_lm", "masked_lm"):
+        return "causal_lm" if asked == "causal_lm" else "masked_lm"
+    for name in architectures:
+        if name.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel")):
+            return "causal_lm"
+        if name.endswith(("ForMaskedLM", "ForPreTraining")):
+            return "masked_lm"
+    raise PlanError(
+        f"fit.objective: auto cannot tell from architectures {list(architectures)}; say causal_lm or masked_lm"
+    )
+
+
+@dataclass(frozen=True)
+class FunctionalModel:
+    """A library model that is called with parameters from outside.
+
+    Args:
+        model: The module, in evaluation mode (no dropout); its own parameters are never used.
+        slots: How canonical tensors lie in the module's parameters.
+        objective: What its loss is.
+    """
+
+    model: torch.nn.Module
+    slots: Sequence[Slot]
+    objective: Objective
+
+    def parameters(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The module's parameters by its own names, from canonical tensors."""
+        return {slot.name: pack([canonical[name] for name in slot.holds], slot.steps, torch) for slot in self.slots}
+
+    def predicted(self, batch: Batch) -> int:
+        """How many tokens a batch predicts; a causal model drops the first label of every window."""
+        labels = batch["labels"][:, 1:] if self.objective == "causal_lm" else batch["labels"]
+        return int((labels != IGNORED).sum())
+
+    def loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The library's own loss on a batch, a scalar."""
+        out = torch.func.functional_call(self.model, dict(parameters), kwargs=dict(batch))
+        loss: Tensor = out.loss
+        return loss
+
+
+def functional_model(
+    architecture: Architecture, binding: Binding, objective: Objective, device: torch.device
+) -> FunctionalModel:
+    """The library's model of an architecture, ready for parameters from outside.
+
+    Raises:
+        InputError: The checkpoint lacks a tensor that the objective needs (its head).
+    """
+    model = _CLASSES[objective].from_config(config_of(architecture), dtype=torch.float32)
+    model = model.to(device).eval().requires_grad_(False)
+    names = [name for name, _ in model.named_parameters()]
+    slots = _slots_for(architecture, binding, names)
+    covered = {slot.name for slot in slots}
+    missing = [name for name in names if name not in covered]
+    if missing:
+        raise InputError(f"the checkpoint has no {', '.join(missing[:5])}, which {objective} needs")
+    return FunctionalModel(model, slots, objective)
+
+
+def _slots_for(architecture: Architecture, binding: Binding, names: Sequence[str]) -> list[Slot]:
+    """The slots whose tensors are parameters of the module; prefixes are matched by their ends.
+
+    A file without the module's prefix (``wte.weight``) still fills ``transformer.wte.weight``.
+    """
+    by_template = {slot.template: slot for slot in binding.slots.values()}
+    slots = []
+    for slot in by_template.values():
+        for wanted in [slot] if slot.layer is None else [slot.at(i) for i in range(architecture.layers)]:
+            matches = [name for name in names if name == wanted.name or name.endswith("." + wanted.name)]
+            stripped = wanted.name.partition(".")[2]
+            matches = matches or [name for name in names if stripped and name == stripped]
+            slots += [_renamed(wanted, name) for name in matches[:1]]
+    return slots
+
+
+def _renamed(slot: Slot, name: str) -> Slot:
+    return Slot(name, slot.template, slot.layer, slot.steps, slot.canonical)
+
+
+LossFunction = Callable[[Mapping[str, Tensor], Batch], Tensor]
+"""``loss(params, batch)``: what a fit minimises."""

@@ -1,0 +1,109 @@
+"""An operator whose arrays are parameters: large weights are computed from frozen small ones, differentiably."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ligo_spec.family import LAYER, Family, at_layer
+from ligo_spec.maps import arrays_of, with_arrays
+from ligo_spec.operator import Mix, Operator, Term
+from ligo_torch.backend import apply_map
+
+Floats = npt.NDArray[np.floating]
+
+
+class LearnableOperator:
+    """Parameters for every float array of an operator's maps and for its depth maps.
+
+    A map that has a name is one parameter, wherever it is used, so ties stay ties.
+
+    Args:
+        family: The declaration of the tensors.
+        operator: Where the parameters start.
+        small: The small model's tensors by canonical name, ``float32``, on the device to compute on; frozen.
+    """
+
+    def __init__(self, family: Family, operator: Operator, small: Mapping[str, Tensor]) -> None:
+        self.family = family
+        self.start = operator
+        self.device = next(iter(small.values())).device
+        self._learned: dict[int, torch.nn.Parameter] = {}
+        for term in operator.terms:
+            for choices in term.maps.values():
+                for map_ in choices:
+                    for array in arrays_of(map_):
+                        self._add(array)
+            for mix in term.depth.values():
+                self._add(mix)
+        self._small = self._stacked(small)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is learned: maps first, then depth maps, in the operator's order."""
+        return list(self._learned.values())
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors of the large model by canonical name, ``W'_i = Σ_t B_t (Σ_j D_t[i, j] W_j) A_tᵀ``."""
+        large: dict[str, Tensor] = {}
+        for template, weight in self._small.items():
+            terms = [self._term(term, template, weight) for term in self.start.terms]
+            total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+            if LAYER in template:
+                large |= {at_layer(template, i): layer for i, layer in enumerate(total.unbind())}
+            else:
+                large[template] = total
+        return large
+
+    def operator(self) -> Operator:
+        """The operator with the values learned so far, in float32."""
+        terms = tuple(
+            Term(
+                {name: tuple(with_arrays(m, self._value) for m in choices) for name, choices in term.maps.items()},
+                term.spaces,
+                {key: self._value(mix) for key, mix in term.depth.items()},
+            )
+            for term in self.start.terms
+        )
+        return Operator(self.start.family, self.start.small, self.start.large, terms, self.start.eps_scale)
+
+    def _add(self, array: Floats) -> None:
+        if id(array) not in self._learned:
+            values = torch.tensor(array, dtype=torch.float32, device=self.device)
+            self._learned[id(array)] = torch.nn.Parameter(values)
+
+    def _leaf(self, array: Floats) -> Tensor:
+        return self._learned[id(array)]
+
+    def _value(self, array: Floats) -> Mix:
+        value: Mix = self._learned[id(array)].detach().cpu().numpy().copy()
+        return value
+
+    def _stacked(self, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Small tensors by template; those of layers stacked, ``(layers_small, ...)``."""
+        layers = range(self.start.small[self.family.layers])
+        return {
+            template: torch.stack([small[at_layer(template, j)] for j in layers])
+            if LAYER in template
+            else small[template]
+            for template in self.family.tensors
+            if at_layer(template, 0) in small
+        }
+
+    def _term(self, term: Term, template: str, weight: Tensor) -> Tensor:
+        touches = self.family.tensors[template].touches
+        if LAYER not in template:
+            return self._widen(term, template, weight, None, 0)
+        mixed = torch.tensordot(self._leaf(term.mix(template)), weight, dims=1)
+        if all(len(term.maps[term.spaces[dim.space].of(dim.role)]) == 1 for dim in touches):
+            return self._widen(term, template, mixed, None, 1)  # one map for all layers: all layers at once
+        return torch.stack([self._widen(term, template, mixed[i], i, 0) for i in range(mixed.shape[0])])
+
+    def _widen(self, term: Term, template: str, weight: Tensor, layer: int | None, first_axis: int) -> Tensor:
+        for axis, dim in enumerate(self.family.tensors[template].touches):
+            weight = apply_map(term.map(dim.space, dim.role, layer), weight, axis + first_axis, self._leaf)
+        return weight

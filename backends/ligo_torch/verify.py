@@ -1,0 +1,116 @@
+"""Forward passes of two checkpoints through Transformers, compared in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from ligo_spec.draws import Draws
+from ligo_spec.errors import InputError, Problem, printable
+from ligo_spec.family import Family
+from ligo_spec.job import Small, open_model
+from ligo_spec.operator_file import load_operator
+from ligo_spec.plan import TextData
+from ligo_spec.verify import Verification
+from ligo_torch.backend import apply_map
+from ligo_torch.text import read_tokens, windows
+
+BATCH = 4
+"""Windows that are compared."""
+
+LENGTH = 128
+"""Tokens in a window, where the model has as many positions."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model's outputs: by name, and the loss where the model has one."""
+
+    outputs: Mapping[str, Tensor]
+    loss: float | None
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Family | None) -> Verification:
+    """Compare forward passes; see ``ligo_spec.verify.verify``.
+
+    Raises:
+        InputError: A checkpoint names no class of Transformers, or the two have no output in common.
+    """
+    before, after = open_model(small, family), open_model(large, family)
+    ids = _inputs(before, data, seed)
+    first, second = _run(before, ids), _run(after, ids)
+    ours, theirs, compared = _comparable(before, large, first, second)
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    agreement = float((ours[0].argmax(-1) == theirs[0].argmax(-1)).float().mean())
+    return Verification(
+        compared=compared,
+        difference=difference,
+        scale=max(float(a.abs().max()) for a in ours),
+        agreement=agreement,
+        loss_small=first.loss,
+        loss_large=second.loss,
+        missing=second.missing,
+        unexpected=second.unexpected,
+    )
+
+
+def _inputs(model: Small, data: Sequence[Path], seed: int) -> Tensor:
+    sizes = model.architecture.sizes
+    length = min(LENGTH, sizes.get("max_position_embeddings", LENGTH))
+    if not data:
+        ids = Draws(seed).of("verify").integers(0, sizes["vocab_size"], (BATCH, length))
+        return torch.tensor(ids)
+    options = TextData(path=(".",), seq_len=length)
+    directory = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
+    tokens = read_tokens(options, data, data, directory, sizes["vocab_size"])
+    return torch.tensor(windows(tokens.heldout, length, BATCH, Draws(seed), "verify"))
+
+
+def _run(model: Small, ids: Tensor) -> _Run:
+    path = model.checkpoint.path
+    names = model.architecture.config.get("architectures") or ["AutoModel"]
+    kind = getattr(transformers, names[0], None) if names[0].isidentifier() else None
+    if kind is None or not hasattr(kind, "from_pretrained"):
+        raise InputError(
+            Problem(f"{path}/config.json", f"architectures names {printable(names[0])}, which Transformers has not")
+        )
+    transformers.utils.logging.disable_progress_bar()  # ours is shown instead
+    loaded, info = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    loaded.eval()
+    labels = {"labels": ids} if names[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")) else {}
+    with torch.no_grad():
+        out: Any = loaded(input_ids=ids, **labels)
+    outputs = {key: value for key, value in out.items() if key.endswith("logits") or key == "last_hidden_state"}
+    loss = None if out.get("loss") is None else float(out["loss"])
+    return _Run(outputs, loss, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"])))
+
+
+def _comparable(small: Small, large: Path, first: _Run, second: _Run) -> tuple[list[Tensor], list[Tensor], str]:
+    """Outputs that can be held against each other: logits as they are, hidden states carried over by the operator."""
+    logits = [key for key in first.outputs if key.endswith("logits") and key in second.outputs]
+    if logits:
+        return [first.outputs[key] for key in logits], [second.outputs[key] for key in logits], "logits"
+    hidden = "last_hidden_state"
+    if hidden not in first.outputs or hidden not in second.outputs:
+        raise InputError(Problem(str(large), "the two models have no output in common"))
+    a, b = first.outputs[hidden], second.outputs[hidden]
+    operator = large / "operator.safetensors"
+    if operator.exists():
+        space = small.architecture.family.output
+        term = load_operator(operator).terms[0]
+        a = apply_map(term.map(space, "out", None), a, a.ndim - 1, lambda array: torch.tensor(array, dtype=a.dtype))
+    if a.shape != b.shape:
+        raise InputError(
+            Problem(
+                str(large), f"hidden states of {a.shape[-1]} and {b.shape[-1]} entries, and no operator.safetensors"
+            )
+        )
+    return [a], [b], "hidden states"

@@ -1,0 +1,204 @@
+"""Tables and progress bars for people; ``as_data`` for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ligo_spec.certify import Broken
+from ligo_spec.errors import printable
+from ligo_spec.explain import Explanation
+from ligo_spec.fitting import FitResult
+from ligo_spec.grow import Events, Grown
+from ligo_spec.inspection import Inspection
+from ligo_spec.operator import Operator
+from ligo_spec.verify import Verification
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def explanation(found: Explanation) -> None:
+    """Print a dry run."""
+    console = _console()
+    console.print(found.plan.rstrip(), markup=False, highlight=False)
+    sizes = _table("size", "small", "large", title=f"family {found.family}")
+    for name, (small, large) in found.sizes.items():
+        sizes.add_row(name, str(small), str(large) if small != large else "=")
+    console.print(sizes)
+    if found.maps:
+        maps = _table("map", "shape", "times", "structure", "learnable", "used by", title="operator")
+        for item in found.maps:
+            shape = "×".join(map(str, item.shape))
+            row = (shape, str(item.count), item.structure, f"{item.parameters:,}", ", ".join(item.used_by))
+            maps.add_row(item.name, *row)
+        console.print(maps)
+    for sources in found.depth:
+        console.print(f"layers come from: {sources}", highlight=False)
+    tensors = _table("tensor", "small", "large", "×", "how", title="tensors")
+    for change in found.tensors:
+        tensors.add_row(change.name, _shape(change.small), _shape(change.large), str(change.count), change.how)
+    console.print(tensors)
+    for key, (old, new) in found.config.items():
+        console.print(f"config.json {key}: {printable(old)} → {printable(new)}", highlight=False)
+    for name, reason in found.dropped.items():
+        console.print(f"not written: {printable(name)} ({reason})", markup=False, highlight=False)
+    for name in found.copied:
+        console.print(f"copied as it is: {printable(name)}", markup=False, highlight=False)
+    if found.untied:
+        console.print("the file stores different values for tied tensors: they are kept apart", highlight=False)
+    before, after = found.parameters
+    console.print(
+        f"parameters {before:,} → {after:,} (×{after / max(before, 1):.2f}), "
+        f"{_bytes(found.bytes[0])} → {_bytes(found.bytes[1])}; a fit would learn {found.learned:,}",
+        highlight=False,
+    )
+    _certificate(console, found.broken)
+
+
+def inspection(found: Inspection) -> None:
+    """Print what a checkpoint is."""
+    console = _console()
+    console.print(
+        f"{printable(found.path)}: family {found.family}, {found.parameters:,} parameters, {_bytes(found.bytes)}, "
+        f"{', '.join(found.dtypes)}" + (", tied" if found.ties else ""),
+        markup=False,
+        highlight=False,
+    )
+    console.print(", ".join(f"{name} {size}" for name, size in found.sizes.items()), highlight=False)
+    table = _table("tensor", "in the file", "shape", "×", "dtype")
+    for row in found.tensors:
+        table.add_row(row.name, row.file_name, _shape(row.shape), str(row.count), row.dtype)
+    console.print(table)
+    for name, reason in found.dropped.items():
+        console.print(f"no weight: {printable(name)} ({reason})", markup=False, highlight=False)
+
+
+def spaces(found: Inspection) -> None:
+    """Print what touches which space."""
+    table = _table("space", "axes", "size", "written by", "read by", "gains")
+    for row in found.spaces:
+        size = "as in the file" if row.size is None else str(row.size)
+        touched = ("\n".join(row.written_by), "\n".join(row.read_by), "\n".join(row.gains))
+        table.add_row(row.name, " × ".join(row.axes), size, *touched)
+    _console().print(table)
+
+
+def fit_result(found: FitResult) -> None:
+    """Print what a fit gave."""
+    _console().print(
+        f"held-out loss {found.heldout_before:.4f} → {found.heldout_after:.4f} nats a token in {len(found.losses)} "
+        f"steps, {found.parameters:,} numbers learned",
+        highlight=False,
+    )
+
+
+def grown(found: Grown) -> None:
+    """Print what a growth gave."""
+    console = _console()
+    if found.fit is not None:
+        fit_result(found.fit)
+    _certificate(console, found.broken)
+    if found.reference_error is not None:
+        console.print(f"reference: within {found.reference_error:.3f} of the rounding bound", highlight=False)
+    if found.verification is not None:
+        verification(found.verification)
+    console.print(f"written: {printable(found.path)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verification(found: Verification) -> None:
+    """Print what the forward passes showed."""
+    loss = ""
+    if found.loss_small is not None and found.loss_large is not None:
+        loss = f"; loss {found.loss_small:.4f} → {found.loss_large:.4f}"
+    _console().print(
+        f"forward: {found.compared} differ by at most {found.difference:.3g} (of {found.scale:.3g}), "
+        f"argmax agrees at {found.agreement:.1%}{loss}; "
+        f"{len(found.missing)} tensors missing, {len(found.unexpected)} unexpected",
+        highlight=False,
+    )
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Events]:
+    """Bars for the fit and for the writing, on the error stream; nothing where it is no terminal's."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bars:
+        yield _events(bars)
+
+
+def as_data(found: Any) -> Any:
+    """Plain data for JSON; operators are left out (they have a file of their own)."""
+    if is_dataclass(found) and not isinstance(found, type):
+        kept = {f.name: getattr(found, f.name) for f in fields(found)}
+        extra = {name: getattr(found, name) for name in ("lossless", "same") if hasattr(found, name)}
+        return {k: as_data(v) for k, v in {**kept, **extra}.items() if not isinstance(v, Operator)}
+    if isinstance(found, Mapping):
+        return {str(key): as_data(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [as_data(value) for value in found]
+    if isinstance(found, np.generic):
+        return found.item()
+    return str(found) if isinstance(found, Path) else found
+
+
+def _events(bars: Progress) -> Events:
+    tasks: dict[str, TaskID] = {}
+
+    def task(name: str, total: float | None) -> TaskID:
+        if name not in tasks:
+            tasks[name] = bars.add_task(name, total=total, note="")
+        return tasks[name]
+
+    def fit(record: Mapping[str, Any]) -> None:
+        if record.get("event") == "step":
+            note = f"loss {record['loss']:.4f}"
+            bars.update(task("fit", record["steps"]), completed=record["step"], note=note)
+
+    def written(done: int, total: int) -> None:
+        bars.update(task("write", total), completed=done, note=f"{_bytes(done)} of {_bytes(total)}")
+
+    return Events(fit, written)
+
+
+def _certificate(console: Console, broken: tuple[Broken, ...]) -> None:
+    if not broken:
+        console.print("certificate: lossless, the large model is the small model's function", highlight=False)
+        return
+    console.print(f"certificate: not lossless, {len(broken)} conditions are broken", highlight=False)
+    for item in broken:
+        console.print(f"  {item}", markup=False, highlight=False)
+
+
+def _console() -> Console:
+    console = Console()
+    # a pipe or file has no width: never cut what a program may read
+    return console if console.is_terminal else Console(width=200, soft_wrap=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        numeric = column in ("small", "large", "×", "times", "learnable", "size", "shape")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def _bytes(count: float) -> str:
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,0 +1,200 @@
+"""The dry run: what each tensor becomes, how many parameters and bytes, and whether the function is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ligo_spec.certify import Broken
+from ligo_spec.documents import dump
+from ligo_spec.family import LAYER
+from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of
+from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
+from ligo_spec.operator import Growth, Operator, Term
+from ligo_spec.outputs import Outputs, plan_outputs
+from ligo_spec.recipe import TensorRecipe, grown_shape
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """What a kind of tensor becomes, folded over the layers.
+
+    Args:
+        name: Canonical name, with ``{i}`` for the layer.
+        small: Shape in the small model.
+        large: Shape in the large model.
+        count: How many of them the large model has.
+        how: In words: which maps on which dimension, how the layers are mixed.
+    """
+
+    name: str
+    small: tuple[int, ...]
+    large: tuple[int, ...]
+    count: int
+    how: str
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """A map of the operator: its structure, shape, and how many numbers a fit would learn in it."""
+
+    name: str
+    used_by: tuple[str, ...]
+    shape: tuple[int, int]
+    count: int
+    structure: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that a growth will do, before a byte is written."""
+
+    plan: str
+    family: str
+    sizes: Mapping[str, tuple[int, int]]
+    config: Mapping[str, tuple[Any, Any]]
+    tensors: tuple[TensorChange, ...]
+    maps: tuple[MapSummary, ...]
+    depth: tuple[str, ...]
+    parameters: tuple[int, int]
+    bytes: tuple[int, int]
+    learned: int
+    broken: tuple[Broken, ...]
+    dropped: Mapping[str, str]
+    copied: tuple[str, ...]
+    untied: bool
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the certificate holds."""
+        return not self.broken
+
+
+def explain(plan: str | Path, *, source: str | Path | None = None, operator: str | Path | None = None) -> Explanation:
+    """The dry run of a plan: headers are read, no weight is, nothing is written.
+
+    Raises:
+        LigoError: The plan, the checkpoint or the operator is refused.
+    """
+    job = load_job(plan, source=source)
+    small = open_small(job)
+    growth = growth_of(job, small.architecture)
+    start = start_of(job, growth, operator)
+    broken = certificate(job, growth, start)
+    return describe(job, small, growth, start, broken)
+
+
+def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken: list[Broken]) -> Explanation:
+    """The explanation of a growth whose parts are settled."""
+    outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
+    before = small.checkpoint.tensors
+    kept = [before[key] for key in small.binding.slots]
+    term = operator.terms[0]
+    old, new = growth.small.config, grown_config(growth, operator)
+    return Explanation(
+        plan=dump(job.plan),
+        family=growth.small.family.name,
+        sizes={name: (size, growth.large.sizes[name]) for name, size in growth.small.sizes.items()},
+        config={key: (old.get(key), value) for key, value in new.items() if old.get(key) != value},
+        tensors=tuple(_changes(outputs, growth, operator)),
+        maps=tuple(_map_summaries(term, small)),
+        depth=tuple(_depth_rows(term)),
+        parameters=(sum(prod(i.shape) for i in kept), sum(prod(i.shape) for i in outputs.infos.values())),
+        bytes=(sum(i.nbytes for i in kept), sum(i.nbytes for i in outputs.infos.values())),
+        learned=learnable_count(operator),
+        broken=tuple(broken),
+        dropped=small.binding.dropped,
+        copied=small.binding.copied,
+        untied=small.untied,
+    )
+
+
+def grown_config(growth: Growth, operator: Operator) -> dict[str, Any]:
+    """The large model's ``config.json``: sizes, and the epsilons that must scale with their spaces."""
+    config = dict(growth.large.config)
+    for key, factor in operator.eps_scale.items():
+        if isinstance(config.get(key), int | float) and factor != 1:
+            config[key] = config[key] * factor
+    return config
+
+
+def learnable_count(operator: Operator) -> int:
+    """How many numbers a fit of this operator learns: those of maps and depth rows."""
+    maps = (map_ for term in operator.terms for choices in term.maps.values() for map_ in choices)
+    mixes = sum(mix.size for term in operator.terms for mix in term.depth.values())
+    return sum(array.size for map_ in maps for array in arrays_of(map_)) + mixes
+
+
+def structure(map_: Map) -> str:
+    """A map in a few words: ``[I; dense]``, ``select``, ``dense ⊗ I``."""
+    match map_:
+        case Identity():
+            return "I"
+        case Select(weight=None):
+            return "select"
+        case Select():
+            return "weighted select"
+        case Dense():
+            return "dense"
+        case Blocks(parts=parts):
+            return "[" + "; ".join(structure(part) for part in parts) + "]"
+        case Kron(outer=outer, inner=inner):
+            return f"{structure(outer)} ⊗ {structure(inner)}"
+
+
+def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[TensorChange]:
+    shapes: dict[str, TensorChange] = {}
+    for slot in outputs.slots.values():
+        for name, template in zip(slot.holds, slot.canonical, strict=True):
+            if template in shapes:
+                continue
+            recipe = outputs.recipes[name]
+            small = outputs.small.shape(recipe.sources[0])
+            count = growth.large.layers if LAYER in template else 1
+            shapes[template] = TensorChange(template, small, grown_shape(recipe, small), count, _how(recipe, operator))
+    return list(shapes.values())
+
+
+def _how(recipe: TensorRecipe, operator: Operator) -> str:
+    maps = [structure(map_) for map_ in recipe.terms[0].maps if map_ is not None]
+    widened = " × ".join(maps) if maps else "as it is"
+    if LAYER not in recipe.template:
+        return widened
+    mix = operator.terms[0].mix(recipe.template)
+    one_hot = bool((((mix == 0) | (mix == 1)).all()) and (mix.sum(axis=1) <= 1).all())
+    return f"{widened}, layer {'copied' if one_hot else 'mixed'}"
+
+
+def _map_summaries(term: Term, small: Small) -> list[MapSummary]:
+    """The maps that some tensor of the model uses, apart from identities."""
+    declared = small.architecture.family.tensors
+    touched = {dim for template in small.binding.templates() for dim in declared[template].touches}
+    users: dict[str, list[str]] = {}
+    for space, role in sorted(touched):
+        users.setdefault(term.spaces[space].of(role), []).append(f"{space}.{role}")
+    summaries = []
+    for name, choices in term.maps.items():
+        if name not in users or all(isinstance(map_, Identity) for map_ in choices):
+            continue
+        learned = sum(array.size for map_ in choices for array in arrays_of(map_))
+        summaries.append(
+            MapSummary(name, tuple(users[name]), choices[0].shape, len(choices), structure(choices[0]), learned)
+        )
+    return summaries
+
+
+def _depth_rows(term: Term) -> list[str]:
+    """One line a depth map that is shared by all tensors: where each layer comes from."""
+    rows = []
+    for key, mix in term.depth.items():
+        if key == "*":
+            sources = [
+                str(int(row.argmax())) if row.max() == 1 and row.sum() == 1 else "mixed" if row.any() else "silent"
+                for row in mix
+            ]
+            rows.append(" ".join(sources))
+    return rows

@@ -1,0 +1,344 @@
+"""Fit, apply, grow: from a plan to a checkpoint that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from ligo_spec.backend import Backend, load_backend
+from ligo_spec.certify import Broken
+from ligo_spec.checkpoint import load_converter
+from ligo_spec.documents import dump
+from ligo_spec.errors import PlanError, VerificationError
+from ligo_spec.explain import grown_config
+from ligo_spec.family import Family
+from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
+from ligo_spec.inputs import open_input
+from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of, text_files
+from ligo_spec.operator import Growth, Operator
+from ligo_spec.operator_file import write_operator
+from ligo_spec.outputs import Outputs, plan_outputs
+from ligo_spec.reference_check import reference_error
+from ligo_spec.staging import Stage, check_target, staged_directory, staged_file
+from ligo_spec.verify import Verification, verify
+
+CARRIED = [
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece*",
+    "chat_template*",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+]
+"""Files of the small model that the large one needs as they are, as patterns."""
+
+PLAN_FILE = "growth_plan.yaml"
+OPERATOR_FILE = "operator.safetensors"
+MANIFEST_FILE = "growth_manifest.json"
+FIT_LOG_FILE = "fit_log.jsonl"
+
+
+@dataclass(frozen=True)
+class Events:
+    """What a caller may want to see of a run; every part may be left out.
+
+    Args:
+        fit: One record a step, and one for each held-out loss.
+        written: ``(bytes so far, bytes in all)`` after every tensor.
+    """
+
+    fit: Log = lambda record: None
+    written: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A finished growth.
+
+    Args:
+        path: The large checkpoint's directory.
+        broken: Conditions for losslessness that its operator breaks; empty when it is the small model's function.
+        fit: What the fit gave, where there was one.
+        verification: What the forward passes showed, where they were run.
+        reference_error: Largest error against the float64 reference as a multiple of rounding, where it was checked.
+    """
+
+    path: Path
+    broken: tuple[Broken, ...]
+    fit: FitResult | None = None
+    verification: Verification | None = None
+    reference_error: float | None = None
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the certificate holds."""
+        return not self.broken
+
+
+def fit(
+    plan: str | Path,
+    output: str | Path,
+    *,
+    source: str | Path | None = None,
+    data: Sequence[str | Path] = (),
+    events: Events | None = None,
+) -> FitResult:
+    """Learn the operator of a plan and write it to ``output`` (with its log beside it as ``OUTPUT.jsonl``).
+
+    Raises:
+        LigoError: The plan, the checkpoint or the text is refused, the loss stopped being a number, or the output
+            cannot be written; nothing is left then.
+    """
+    job = load_job(plan, source=source, data=data)
+    output = Path(output)
+    log_file = output.with_name(output.name + ".jsonl")
+    for target in (output, log_file):
+        check_target(target, sources=[job.source])
+    small, growth, start = _settle(job, None)
+    result, records = _learn(job, small, growth, start, events or Events())
+    with staged_file(output, sources=[job.source]) as stage:
+        write_operator(stage, output.name, result.operator, plan_sha256=job.sha256)
+    with staged_file(log_file) as stage:
+        stage.write_bytes(log_file.name, [records])
+    return result
+
+
+def apply(
+    plan: str | Path,
+    *,
+    operator: str | Path | None = None,
+    source: str | Path | None = None,
+    output: str | Path | None = None,
+    backend: str = "numpy",
+    events: Events | None = None,
+) -> Grown:
+    """Apply an operator (from a file, or the plan's start without any fit) and write the large checkpoint.
+
+    Raises:
+        LigoError: Something is refused or cannot be written; nothing is left then.
+    """
+    job = load_job(plan, source=source, output=output)
+    check_target(job.output, sources=[job.source])
+    small, growth, start = _settle(job, operator)
+    return _write(job, small, growth, start, load_backend(backend), None, b"", events or Events())
+
+
+def grow(
+    plan: str | Path,
+    *,
+    source: str | Path | None = None,
+    output: str | Path | None = None,
+    data: Sequence[str | Path] = (),
+    backend: str = "numpy",
+    events: Events | None = None,
+) -> Grown:
+    """Fit where the plan says so, apply, verify.
+
+    Raises:
+        LigoError: Something is refused or cannot be written; nothing is left then. A ``VerificationError`` comes
+            after the checkpoint was written, which stays to be looked at.
+    """
+    job = load_job(plan, source=source, output=output, data=data)
+    check_target(job.output, sources=[job.source])
+    small, growth, operator = _settle(job, None)
+    events = events or Events()
+    result, records = None, b""
+    if job.plan.fit is not None:
+        result, records = _learn(job, small, growth, operator, events)
+        operator = result.operator
+    grown = _write(job, small, growth, operator, load_backend(backend), result, records, events)
+    return replace(grown, verification=_verified(job, growth.small.family, grown))
+
+
+def _settle(job: Job, operator: str | Path | None) -> tuple[Small, Growth, Operator]:
+    """Everything that is settled before the first value is read."""
+    small = open_small(job)
+    growth = growth_of(job, small.architecture)
+    start = start_of(job, growth, operator)
+    if job.plan.fit is None or operator is not None:
+        certificate(job, growth, start)
+    elif job.plan.checks.lossless == "require":
+        raise PlanError(job.problem("a fit changes the function; drop fit or lossless: require", "checks", "lossless"))
+    return small, growth, start
+
+
+def fit_task(job: Job) -> FitTask:
+    """What the fit of a plan works on: both architectures, the operator's start, the small weights, the text.
+
+    Raises:
+        LigoError: The plan has no fit, or the checkpoint or the text is refused.
+    """
+    small, growth, start = _settle(job, None)
+    return _task(job, small, growth, start)
+
+
+def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
+    options = job.plan.fit
+    if options is None:
+        raise PlanError(job.problem("has no fit section; there is nothing to learn"))
+    directory = job.source if job.source.is_dir() else job.source.parent
+    train, heldout = text_files(job.train), text_files(job.heldout)
+    return FitTask(growth, start, small.binding, small.read, options, job.plan.seed, directory, train, heldout)
+
+
+def _learn(job: Job, small: Small, growth: Growth, start: Operator, events: Events) -> tuple[FitResult, bytes]:
+    lines: list[str] = []
+
+    def log(record: Mapping[str, Any]) -> None:
+        lines.append(json.dumps(record, sort_keys=True))
+        events.fit(record)
+
+    result = run_fit(_task(job, small, growth, start), log)
+    return result, ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _write(
+    job: Job,
+    small: Small,
+    growth: Growth,
+    operator: Operator,
+    backend: Backend[Any],
+    result: FitResult | None,
+    records: bytes,
+    events: Events,
+) -> Grown:
+    outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
+    broken = certificate(job, growth, operator)
+    error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
+    with staged_directory(job.output, sources=[job.source]) as stage:
+        _write_weights(stage, job, outputs, backend, events)
+        config = grown_config(growth, operator)
+        if job.plan.output.dtype != "keep":
+            config.pop("torch_dtype", None)
+            config["dtype"] = job.plan.output.dtype
+        config.pop("_name_or_path", None)
+        stage.write_bytes("config.json", [_json(config)])
+        left = _carry(stage, small.checkpoint.path, {path.name for path in small.checkpoint.files})
+        stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])
+        write_operator(stage, OPERATOR_FILE, operator, plan_sha256=job.sha256)
+        if records:
+            stage.write_bytes(FIT_LOG_FILE, [records])
+        small.checkpoint.check_unchanged()
+        manifest = _manifest(job, small, growth, broken, result, backend, left)
+        manifest["files"] = {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(stage.files.items())}
+        stage.write_bytes(MANIFEST_FILE, [_json(manifest)])
+    return Grown(job.output, tuple(broken), result, None, error)
+
+
+def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[Any], events: Events) -> None:
+    total = sum(info.nbytes for info in outputs.infos.values())
+    done = 0
+
+    def value(name: str) -> npt.NDArray[Any]:
+        nonlocal done
+        made = outputs.value(name, backend)
+        done += made.nbytes
+        events.written(done, total)
+        return made
+
+    converter = load_converter(job.plan.output.format)
+    converter.write(stage, outputs.infos.values(), value, max_shard_size=job.plan.output.max_shard_size)
+
+
+def _carry(stage: Stage, source: Path, weights: set[str]) -> list[str]:
+    """Copy what the large model needs as it is; the names of the files that were left behind."""
+    directory = source if source.is_dir() else source.parent
+    left = []
+    for path in sorted(directory.iterdir()):
+        if path.name in weights or path.name in stage.files or not path.is_file():
+            continue
+        if any(path.match(pattern) for pattern in CARRIED) and path.suffix not in (".safetensors", ".py", ".bin"):
+            stage.copy_file(path, path.name)
+        else:
+            left.append(path.name)
+    return left
+
+
+def _manifest(
+    job: Job,
+    small: Small,
+    growth: Growth,
+    broken: Sequence[Broken],
+    result: FitResult | None,
+    backend: Backend[Any],
+    left: Sequence[str],
+) -> dict[str, Any]:
+    packages = ["ligo-spec", "numpy", "safetensors", *(["torch", "transformers"] if result else [])]
+    return {
+        "spec": "ligo/manifest/1",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "family": growth.small.family.name,
+        "sizes": {"small": dict(growth.small.sizes), "large": dict(growth.large.sizes)},
+        "source": {path.name: _sha256(path) for path in _source_files(small)},
+        "plan_sha256": job.sha256,
+        "seed": job.plan.seed,
+        "backend": backend.name,
+        "cpus": os.cpu_count(),
+        "certificate": {"lossless": not broken, "broken": [str(item) for item in broken]},
+        "fit": None if result is None else _fit_summary(result),
+        "ties_undone": small.untied,
+        "tensors": {"dropped": dict(small.binding.dropped), "copied": list(small.binding.copied)},
+        "files_left_behind": list(left),
+    }
+
+
+def _source_files(small: Small) -> Iterator[Path]:
+    yield from small.checkpoint.files
+    directory = small.checkpoint.path if small.checkpoint.path.is_dir() else small.checkpoint.path.parent
+    if (directory / "config.json").exists():
+        yield directory / "config.json"
+
+
+def _fit_summary(result: FitResult) -> dict[str, Any]:
+    return {
+        "heldout_before": result.heldout_before,
+        "heldout_after": result.heldout_after,
+        "steps": len(result.losses),
+        "parameters": result.parameters,
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_input(path) as file:
+        for chunk in file.chunks():
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _verified(job: Job, family: Family, grown: Grown) -> Verification | None:
+    mode = job.plan.checks.forward
+    if mode == "skip":
+        return None
+    try:
+        found = verify(job.source, grown.path, family=family)
+    except PlanError:
+        if mode == "require":
+            raise
+        return None  # auto: Transformers is not installed
+    problems = list(found.problems(lossless=grown.lossless))
+    if problems:
+        raise VerificationError([*problems])
+    return found

@@ -1,0 +1,269 @@
+"""A plan with its files: where the small model lies, what it is, and what it grows into."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from ligo_spec.architecture import Architecture
+from ligo_spec.certify import Broken, certify
+from ligo_spec.checkpoint import Checkpoint, read_checkpoint
+from ligo_spec.documents import Loaded, dump, load_with_positions
+from ligo_spec.errors import InputError, PlanError, Problem
+from ligo_spec.family import Family, family_of, load_family
+from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
+from ligo_spec.methods import build_operator
+from ligo_spec.operator import Growth, Operator, check_operator
+from ligo_spec.operator_file import load_operator
+from ligo_spec.plan import Plan, target_problems
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan and the places that it names.
+
+    Args:
+        loaded: The plan and where its keys stand.
+        source: The small model.
+        output: Where the large one goes.
+        train: Patterns of the text to fit on.
+        heldout: Patterns of the held-out text.
+    """
+
+    loaded: Loaded[Plan]
+    source: Path
+    output: Path
+    train: tuple[Path, ...]
+    heldout: tuple[Path, ...]
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan with presets and short forms spelled out."""
+        return self.loaded.document.resolved()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the resolved plan's text."""
+        return hashlib.sha256(dump(self.plan).encode("utf-8")).hexdigest()
+
+    def problem(self, message: str, *place: str | int) -> Problem:
+        """A problem at a key of the plan."""
+        return Problem(self.loaded.where(*place), message)
+
+
+@dataclass(frozen=True)
+class Small:
+    """The small model: its files, and what its tensors are."""
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    binding: Binding
+    untied: bool
+    """The file stores different values for tensors that the config ties; they are kept apart."""
+
+    @cached_property
+    def _sources(self) -> dict[str, tuple[str, int]]:
+        return self.binding.sources()
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """The values of a canonical tensor, in the dtype of the file."""
+        key, part = self._sources[name]
+        parts: list[npt.NDArray[Any]] = unpack(self.checkpoint.read(key), self.binding.slots[key].steps)
+        return parts[part]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a canonical tensor."""
+        return self._shapes[name]
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for key, slot in self.binding.slots.items():
+            parts = unpacked_shapes(self.checkpoint.tensors[key].shape, slot.steps)
+            assert parts is not None, "bind has checked the steps"
+            shapes.update(zip(slot.holds, parts, strict=True))
+        return shapes
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a canonical tensor, as safetensors spells it."""
+        return self.checkpoint.tensors[self._sources[name][0]].dtype
+
+
+def load_job(
+    path: str | Path,
+    *,
+    source: str | Path | None = None,
+    output: str | Path | None = None,
+    data: Sequence[str | Path] = (),
+) -> Job:
+    """Read a plan; paths given here win over those in it.
+
+    Raises:
+        PlanError: The plan is not valid. All problems at once.
+    """
+    loaded = load_with_positions(Path(path), Plan)
+    plan, base = loaded.document, Path(path).parent
+    text = plan.fit.data if plan.fit else None
+    return Job(
+        loaded=loaded,
+        source=Path(source) if source is not None else base / plan.source.path,
+        output=Path(output) if output is not None else base / plan.output.path,
+        train=tuple(Path(pattern) for pattern in data) or tuple(base / p for p in (text.path if text else ())),
+        heldout=() if data or text is None else tuple(base / pattern for pattern in text.heldout),
+    )
+
+
+def family_for(job: Job, config: Mapping[str, Any]) -> Family:
+    """The family that the plan names, or that of the checkpoint's config.
+
+    Raises:
+        PlanError: The plan names a family that is not there or not valid.
+        InputError: No family has the config's ``model_type``.
+    """
+    name = job.plan.source.family
+    if name is None:
+        return family_of(dict(config), str(job.source / "config.json"))
+    if name.endswith((".yaml", ".yml")):
+        return load_family(Path(job.loaded.path).parent / name)
+    try:
+        return load_family(name)
+    except PlanError as error:
+        raise PlanError([job.problem(problem.message, "source", "family") for problem in error.problems]) from error
+
+
+def open_small(job: Job) -> Small:
+    """Open the small model: headers and config are checked, and every tensor is accounted for.
+
+    Raises:
+        InputError: The checkpoint is refused.
+        PlanError: The plan's family is not to be had.
+    """
+    checkpoint = read_checkpoint(job.source)
+    return identify(checkpoint, family_for(job, checkpoint.config), job.plan.source.drop, job.plan.source.copy_)
+
+
+def open_model(path: str | Path, family: Family | None = None) -> Small:
+    """Open a checkpoint by itself, without a plan.
+
+    Raises:
+        InputError: The checkpoint is refused, or is of no shipped family and none is given.
+    """
+    checkpoint = read_checkpoint(path)
+    return identify(checkpoint, family or family_of(dict(checkpoint.config), f"{path}/config.json"))
+
+
+def identify(checkpoint: Checkpoint, family: Family, drop: Sequence[str] = (), copy: Sequence[str] = ()) -> Small:
+    """Settle what every tensor of a checkpoint is.
+
+    Raises:
+        InputError: Sizes or tensors do not fit the family. All problems at once.
+    """
+    where = str(checkpoint.path)
+    architecture = Architecture.from_hf_config(family, checkpoint.config, f"{where}/config.json")
+    binding = bind(architecture, checkpoint.tensors, where, drop=drop, copy=copy)
+    small = Small(checkpoint, architecture, binding, untied=False)
+    if any(_differ(small, group) for group in architecture.ties):
+        return replace(small, architecture=architecture.untie(), untied=True)
+    return small
+
+
+def growth_of(job: Job, small: Architecture) -> Growth:
+    """The growth that a plan asks for.
+
+    Raises:
+        PlanError: The target is not one that the small model can grow to. All problems at once.
+    """
+    target = job.plan.target
+    wrong = [job.problem(text, "target", key) for key, text in target_problems(target, small.family.sizes).items()]
+    if wrong:
+        raise PlanError(wrong)
+    try:
+        return Growth(small, small.grown(target))
+    except InputError as error:
+        keys = {problem: next((k for k in target if problem.message.startswith(k)), None) for problem in error.problems}
+        raise PlanError(
+            job.problem(problem.message, "target", *([key] if key else [])) for problem, key in keys.items()
+        ) from error
+
+
+def start_of(job: Job, growth: Growth, operator: str | Path | None = None) -> Operator:
+    """The operator where a plan starts: from a file, or from its width and depth methods.
+
+    Raises:
+        PlanError: A method has no rule for what should grow.
+        InputError: The operator file does not fit.
+    """
+    if operator is not None:
+        loaded = load_operator(operator)
+        check_operator(loaded, growth)
+        return loaded
+    choice = job.plan.operator
+    try:
+        return build_operator(growth, choice.width, choice.depth, seed=job.plan.seed)
+    except PlanError as error:
+        raise PlanError(job.problem(problem.message, "operator") for problem in error.problems) from error
+
+
+def certificate(job: Job, growth: Growth, operator: Operator) -> list[Broken]:
+    """The broken conditions; empty when the grown model is the same function.
+
+    Raises:
+        PlanError: The plan requires losslessness and a condition is broken.
+    """
+    broken = certify(growth, operator)
+    if broken and job.plan.checks.lossless == "require":
+        raise PlanError(job.problem(f"lossless is required, but {item}", "checks", "lossless") for item in broken)
+    return broken
+
+
+def text_files(patterns: Sequence[Path]) -> list[Path]:
+    """The files that patterns name, in the order of their names.
+
+    Raises:
+        InputError: A pattern names no file.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        names = sorted(glob.glob(str(pattern), recursive=True))
+        if not names:
+            raise InputError(Problem(str(pattern), "no such file"))
+        found += [Path(name) for name in names]
+    return found
+
+
+def check(path: str | Path, *, source: str | Path | None = None) -> None:
+    """Check a plan: its form, and, where the small model is at hand, sizes and methods. Reads no weight.
+
+    Raises:
+        LigoError: All problems at once.
+    """
+    job = load_job(path, source=source)
+    if not job.source.exists():
+        if job.plan.source.family is not None:
+            family = family_for(job, {})
+            wrong = target_problems(job.plan.target, family.sizes)
+            if wrong:
+                raise PlanError(job.problem(text, "target", key) for key, text in wrong.items())
+        return
+    checkpoint = read_checkpoint(job.source)
+    small = Architecture.from_hf_config(
+        family_for(job, checkpoint.config), checkpoint.config, str(job.source / "config.json")
+    )
+    growth = growth_of(job, small)
+    certificate(job, growth, start_of(job, growth))
+
+
+def _differ(small: Small, group: Sequence[str]) -> bool:
+    """Whether a file stores tied tensors more than once, with different bits."""
+    stored = [name for name in group if name in small._sources]
+    if len(stored) < 2:
+        return False
+    first, *others = (small.read(name) for name in stored)
+    return any(first.shape != other.shape or first.tobytes() != other.tobytes() for other in others)

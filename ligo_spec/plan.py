@@ -1,0 +1,184 @@
+"""The plan document (``ligo/plan/1``): what to grow, to what size, how. What changes the result stands here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from ligo_spec.documents import Document
+from ligo_spec.methods import DepthMethod, WidthMethod
+from ligo_spec.presets import PRESETS
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _short_method(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+def _short_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _short_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _inside(path: str) -> str:
+    """A plan is shared text: its paths stay below the plan. The command line may name any path."""
+    if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or ".." in re.split(r"[/\\]", path):
+        raise ValueError(
+            "a path in a plan is relative to the plan and may not climb out of its directory; "
+            "name other places on the command line (--source, --output, --data)"
+        )
+    return path
+
+
+def _bytes(value: Any) -> Any:
+    match = re.fullmatch(r"\s*([0-9]{1,15})\s*([KMG]?I?B?)\s*", value.upper()) if isinstance(value, str) else None
+    if match and match[2] in _UNITS:
+        return int(match[1]) * _UNITS[match[2]]
+    if isinstance(value, str):
+        raise ValueError("a size in bytes is an integer, or one with a unit such as 500MB, 5GB or 2GiB")
+    return value
+
+
+PlanPath = Annotated[str, AfterValidator(_inside)]
+
+
+class Source(Document):
+    """The small model."""
+
+    path: PlanPath
+    """A directory or a file, relative to the plan."""
+    family: str | None = None
+    """A shipped family's name, or the path of a family file; found in ``config.json`` where it is left out."""
+    drop: tuple[str, ...] = ()
+    """Tensors that the family does not declare and that the grown model leaves out (``*`` matches any text)."""
+    copy_: Annotated[tuple[str, ...], Field(alias="copy")] = ()
+    """Tensors that the family does not declare and that the grown model takes over as they are."""
+
+
+class OperatorChoice(Document):
+    """Where the maps start: a width and a depth method, or a preset that names both."""
+
+    preset: Literal["ligo", "stackbert", "net2net", "hypercloning"] | None = None
+    """A paper's method, as a named fragment; ``ligo explain`` prints it in full."""
+    width: Annotated[WidthMethod | None, BeforeValidator(_short_method)] = None
+    depth: Annotated[DepthMethod | None, BeforeValidator(_short_method)] = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.preset is not None and (self.width is not None or self.depth is not None):
+            raise ValueError("a preset names width and depth itself; give the preset, or width and depth")
+        return self
+
+    def resolved(self) -> OperatorChoice:
+        """The same with the preset spelled out."""
+        if self.preset is None:
+            return self
+        return OperatorChoice.model_validate_json(PRESETS[self.preset])
+
+
+class TextData(Document):
+    """Text files, cut into windows of tokens."""
+
+    kind: Literal["text"] = "text"
+    path: Annotated[tuple[PlanPath, ...], BeforeValidator(_short_list), Field(min_length=1)]
+    """Files or patterns, relative to the plan; used in the order of their names."""
+    heldout: Annotated[tuple[PlanPath, ...], BeforeValidator(_short_list)] = ()
+    """Files for the held-out loss; where there are none, the last tenth of the tokens."""
+    tokenizer: Literal["checkpoint", "bytes"] = "checkpoint"
+    """``checkpoint``: its own ``tokenizer.json``; ``bytes``: UTF-8 bytes are the token ids."""
+    seq_len: Annotated[int, Field(ge=2, le=1_000_000)] = 128
+    """Tokens in a window."""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Windows in a step."""
+
+
+class Fit(Document):
+    """How the operator is learned. The small weights are frozen; maps and depth rows are trained."""
+
+    backend: Literal["torch"] = "torch"
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Optimizer steps."""
+    objective: Literal["auto", "causal_lm", "masked_lm"] = "auto"
+    """``auto``: by the class in ``architectures``."""
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of tokens that a masked-language-modelling step predicts (Devlin et al., arXiv 1810.04805)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    """Peak learning rate of AdamW."""
+    warmup_steps: Annotated[int, Field(ge=0, le=10)] = 5
+    """Linear warm-up; at most 10, since the published 10 000 keep the operator where it starts (SPEC.md 6.3)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient over all operator parameters."""
+    micro_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Parts that a step's batch is cut into, to save memory; the result is the same."""
+    heldout_batches: Annotated[int, Field(ge=1, le=100_000)] = 8
+    """Batches that the held-out loss is measured on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads; results are bit-equal only at equal numbers of threads."""
+    data: TextData
+
+
+class Output(Document):
+    """The large model."""
+
+    path: PlanPath
+    """A directory that does not exist yet, relative to the plan."""
+    format: Literal["safetensors"] = "safetensors"
+    dtype: Literal["keep", "float64", "float32", "float16", "bfloat16"] = "keep"
+    """``keep``: every tensor in its source's dtype."""
+    max_shard_size: Annotated[int, BeforeValidator(_bytes), Field(ge=1)] = 5 * 10**9
+    """Bytes in one file of weights; an integer, or with a unit (``5GB``)."""
+
+
+class Checks(Document):
+    """What is checked, and what a failure means."""
+
+    lossless: Literal["report", "require"] = "report"
+    """``require``: refuse before any weight is read, unless the certificate holds."""
+    reference: bool = False
+    """Recompute one tensor of every kind with the float64 reference and compare."""
+    forward: Literal["auto", "require", "skip"] = "auto"
+    """Compare forward passes through Transformers; ``auto``: where it is installed."""
+
+
+class Plan(Document):
+    """A growth plan."""
+
+    spec: Literal["ligo/plan/1"]
+    source: Annotated[Source, BeforeValidator(_short_path)]
+    target: dict[str, Annotated[int, Field(ge=1)]]
+    """Sizes of the large model, by their names in the family; what stays the same may be left out."""
+    operator: OperatorChoice
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    fit: Fit | None = None
+    output: Annotated[Output, BeforeValidator(_short_path)]
+    checks: Checks = Checks()
+
+    def resolved(self) -> Plan:
+        """The plan with every short form and preset spelled out: what is stored beside a result."""
+        return self.model_copy(update={"operator": self.operator.resolved()})
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets."""
+    return tuple(PRESETS)
+
+
+def target_problems(target: Mapping[str, int], sizes: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a target that the family does not have or always computes, with what is wrong."""
+    problems = {}
+    for key in target:
+        if key not in sizes:
+            problems[key] = f"no size of this family; it has {', '.join(sizes)}"
+        elif sizes[key].config is None:
+            problems[key] = f"is computed ({sizes[key].default}) and cannot be set"
+    return problems
