@@ -7,7 +7,7 @@ the error; an empty list means lossless. Rows of a space that nothing reads are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -66,7 +66,7 @@ class Broken:
         condition: Which one.
         where: The space, norm gain or tensor.
         message: What is wrong and by the rule of which section.
-        error: Size of the error: the largest difference between two matrix entries that should be equal.
+        error: Size of the error: the largest difference seen between two matrix entries that should be equal.
     """
 
     condition: Condition
@@ -103,6 +103,7 @@ class _Checks:
     growth: Growth
     operator: Operator
     term: Term
+    known: dict[tuple[int, bool], tuple[float, float]] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -118,6 +119,12 @@ class _Checks:
             yield from self._attention(attention)
         yield from self._ties()
         yield from self._depth()
+
+    def _isometry(self, map_: Map, centred: bool) -> tuple[float, float]:
+        key = (id(map_), centred)
+        if key not in self.known:
+            self.known[key] = isometry(map_, centred=centred)
+        return self.known[key]
 
     def _layers(self, *spaces: str) -> list[int | None]:
         """The layers at which the maps of ``spaces`` must be looked at: one where all are shared."""
@@ -144,26 +151,25 @@ class _Checks:
         for name, space in self.family.spaces.items():
             if space.fixed or not self.family.readers(name):
                 continue
-            errors = [
-                gram_error(self.term.map(name, "in", layer), self.term.map(name, "out", layer))
-                for layer in self._layers(name)
-            ]
-            if max(errors) > TOLERANCE:
-                message = "Aᵀ B is not the identity, so readers do not get back what was written"
-                yield Broken("reading", name, message, max(errors))
+            for layer in self._layers(name):
+                reads, writes = self.term.map(name, "in", layer), self.term.map(name, "out", layer)
+                error = gram_error(reads, writes, enough=TOLERANCE)
+                if error > TOLERANCE:
+                    message = "Aᵀ B is not the identity, so readers do not get back what was written"
+                    yield Broken("reading", _place(name, layer), message, error)
+                    break
 
     def _activations(self) -> Iterator[Broken]:
         """Condition 2: an elementwise function commutes with copies and, where f(0) = 0, with zero rows."""
         for activation in self.family.relations.activations:
-            name = activation.space
-            function = self.growth.small.function(activation)
-            errors = []
+            name, function = activation.space, self.growth.small.function(activation)
             for layer in self._layers(name):
                 out, live = self.term.map(name, "out", layer), self._live(name, layer)
-                errors.append(distance_to_selection(out, live, function in VANISHING))
-            if max(errors) > TOLERANCE:
-                message = f"rows of B that are read are no plain copies (or zero); {function} does not commute with B"
-                yield Broken("activation", name, message, max(errors))
+                error = distance_to_selection(out, live, function in VANISHING)
+                if error > TOLERANCE:
+                    message = f"rows of B that are read are no plain copies (or zero); {function} does not commute"
+                    yield Broken("activation", _place(name, layer), message, error)
+                    break
 
     def _norm(self, norm: Norm) -> Iterator[Broken]:
         """Condition 3: the norm of the large stream is the norm of the small one, mapped (SPEC 5.3)."""
@@ -172,7 +178,7 @@ class _Checks:
         gain_role: Dim = tensor.touches[0]
         reads = self.term.map(norm.reads, "out", None)
         centred = norm.kind == "layer_norm"
-        spread, error = isometry(reads, centred=centred)
+        spread, error = self._isometry(reads, centred)
         if error > TOLERANCE * max(1.0, spread):
             what = "variance" if centred else "mean square"
             yield Broken("norm", norm.gain, f"the {what} of {norm.reads} does not map to one factor of itself", error)
@@ -194,8 +200,7 @@ class _Checks:
         for layer in self._layers(attention.query, attention.key, attention.value, attention.context):
             worst = max(_wrong_heads(self.growth, self.term, attention, layer), key=lambda pair: pair[1])
             if worst[1] > TOLERANCE:
-                place = attention.query if layer is None else f"{attention.query} of layer {layer}"
-                yield Broken("attention", place, worst[0], worst[1])
+                yield Broken("attention", _place(attention.query, layer), worst[0], worst[1])
                 return
 
     def _ties(self) -> Iterator[Broken]:
@@ -276,6 +281,10 @@ def _wrong_heads(growth: Growth, term: Term, attention: Attention, layer: int | 
 def _head_blocks(map_: Map, head: int, d: int, d_large: int) -> npt.NDArray[np.float64]:
     """One large head's rows, split by small head: ``(d_large, heads_small, d)``."""
     return map_.rows(head * d_large, (head + 1) * d_large).reshape(d_large, -1, d)
+
+
+def _place(space: str, layer: int | None) -> str:
+    return space if layer is None else f"{space} of layer {layer}"
 
 
 def _short(order: list[int]) -> str:

@@ -55,6 +55,7 @@ class FitResult:
         heldout_after: The same after the fit.
         losses: Of every step.
         parameters: How many numbers were learned.
+        threads: CPU threads that computed it; another number may round differently.
     """
 
     operator: Operator
@@ -62,6 +63,7 @@ class FitResult:
     heldout_after: float
     losses: tuple[float, ...]
     parameters: int
+    threads: int = 1
 
 
 def run_fit(task: FitTask, log: Log = lambda record: None) -> FitResult:

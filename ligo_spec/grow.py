@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -291,7 +290,6 @@ def _manifest(
         "plan_sha256": job.sha256,
         "seed": job.plan.seed,
         "backend": backend.name,
-        "cpus": os.cpu_count(),
         "certificate": {"lossless": not broken, "broken": [str(item) for item in broken]},
         "fit": None if result is None else _fit_summary(result),
         "ties_undone": small.untied,
@@ -313,6 +311,7 @@ def _fit_summary(result: FitResult) -> dict[str, Any]:
         "heldout_after": result.heldout_after,
         "steps": len(result.losses),
         "parameters": result.parameters,
+        "threads": result.threads,
     }
 
 

@@ -226,17 +226,33 @@ def gram(first: Map, second: Map) -> tuple[Index, Index, Matrix] | Matrix:
     return rows, columns, values
 
 
-def gram_error(first: Map, second: Map, target: float = 1.0) -> float:
-    """Largest entry of ``|firstᵀ second - target · I|``: 0 when what is written can be read back."""
-    product = gram(first, second)
+def gram_error(first: Map, second: Map, *, enough: float = np.inf) -> float:
+    """Largest entry of ``|firstᵀ second - I|``: 0 when what is written can be read back.
+
+    A column block with an error above ``enough`` ends the search: of a dense pair, only as many columns are computed
+    as it takes to see that it is wrong.
+    """
+    a, b = as_select(first), as_select(second)
     size = first.shape[1]
-    if isinstance(product, np.ndarray):
-        return float(np.abs(product - target * np.eye(size)).max(initial=0.0))
-    rows, columns, values = product
+    if a is None or b is None:
+        worst = 0.0
+        for start in range(0, size, BLOCK):
+            columns = slice(start, min(start + BLOCK, size))
+            product = np.zeros((size, columns.stop - start))
+            for part, block in row_blocks(first):
+                product += block.T @ second.rows(part.start, part.stop)[:, columns]
+            product[columns] -= np.eye(columns.stop - start)
+            worst = max(worst, float(np.abs(product).max(initial=0.0)))
+            if worst > enough:
+                break
+        return worst
+    triples = gram(a, b)
+    assert not isinstance(triples, np.ndarray)
+    rows, others, values = triples
     diagonal = np.zeros(size)
-    diagonal[rows[rows == columns]] = values[rows == columns]
-    off = np.abs(values[rows != columns]).max(initial=0.0)
-    return float(max(np.abs(diagonal - target).max(initial=0.0), off))
+    diagonal[rows[rows == others]] = values[rows == others]
+    off = np.abs(values[rows != others]).max(initial=0.0)
+    return float(max(np.abs(diagonal - 1).max(initial=0.0), off))
 
 
 def stack(parts: Sequence[Map]) -> Map:

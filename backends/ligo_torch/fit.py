@@ -43,7 +43,7 @@ def fit(task: FitTask, log: Log) -> FitResult:
     after = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
-    return FitResult(learnable.operator(), before, after, losses, count)
+    return FitResult(learnable.operator(), before, after, losses, count, torch.get_num_threads())
 
 
 def evaluate(task: FitTask) -> float:

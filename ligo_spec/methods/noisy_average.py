@@ -60,7 +60,8 @@ def average(name: str, small: int, large: int, draws: Draws) -> Map:
     if small == large:
         return Identity(small)
     new = draws.of(f"noisy_average.{name}").random((large - small, small))
-    return stack([Identity(small), Dense(new / new.sum(axis=1, keepdims=True))])
+    mean = (new / new.sum(axis=1, keepdims=True)).astype(np.float32)  # what is learned in float32 starts there
+    return stack([Identity(small), Dense(mean)])
 
 
 def _shared(growth: Growth) -> dict[str, str]:

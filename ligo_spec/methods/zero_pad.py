@@ -4,6 +4,8 @@ Every new block has one silent side and one free side, so that its gradient is n
 
 - streams that a norm reads: ``B = [I; 0]``, ``A = [I; X]``; gains ``√(d/d')``, eps ``· d/d'`` (exact under RMSNorm);
 - units (ffn, heads): ``B = [I; C]``, ``A = [I; 0]``.
+
+``X`` and ``C`` take random old rows at random weights: no two new rows are alike, and a map stays as small as a copy.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
 from ligo_spec.family import Attention
-from ligo_spec.maps import Dense, Identity, Kron, Map, Select, dense, scaled, stack
+from ligo_spec.maps import Identity, Index, Kron, Map, Matrix, Select, scaled
 from ligo_spec.methods.width import (
     HeadSizes,
     Trio,
@@ -36,7 +38,7 @@ class ZeroPad(Document):
 
     method: Literal["zero_pad"] = "zero_pad"
     free: Literal["mix", "zero"] = "mix"
-    """The free side of a new block: random mixtures of the old rows (it can learn), or zeros too (it is dead)."""
+    """The free side of a new block: random old rows at random weights (it can learn), or zeros too (it is dead)."""
 
 
 def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
@@ -79,21 +81,25 @@ def padding(small: int, large: int) -> Map:
 
 
 def mixing(name: str, small: int, large: int, options: ZeroPad, draws: Draws) -> Map:
-    """``[I; C]`` with ``C ~ N(0, 1/small)``: a new row is a mixture of old ones and as long as they are."""
+    """``[I; C]``: each row of ``C`` is a random old row times a weight from N(0, 1)."""
     if small == large:
         return Identity(small)
     if options.free == "zero":
         return padding(small, large)
-    new = draws.of(f"zero_pad.{name}").standard_normal((large - small, small)) / np.sqrt(small)
-    return stack([Identity(small), Dense(new)])
+    index, weight = _random_rows(f"zero_pad.{name}", small, large - small, draws)
+    return Select(np.concatenate([np.arange(small), index]), small, np.concatenate([np.ones(small), weight]))
+
+
+def _random_rows(name: str, small: int, count: int, draws: Draws) -> tuple[Index, Matrix]:
+    generator = draws.of(name)
+    return generator.integers(0, small, count), generator.standard_normal(count)
 
 
 def _gain(small: int, large: int) -> Map:
-    """``√(d/d') [I; mean]``: keeps the old channels' size, and gives the new ones a gain that is not zero."""
+    """``√(d/d')`` times the gains, those of new channels as of old ones: a gain of zero could not learn."""
     if small == large:
         return Identity(small)
-    mean = Dense(np.full((large - small, small), 1.0 / small))
-    return scaled(stack([Identity(small), mean]), float(np.sqrt(small / large)))
+    return scaled(Select(np.arange(large) % small, small), float(np.sqrt(small / large)))
 
 
 def _attention(growth: Growth, attention: Attention, options: ZeroPad, draws: Draws) -> dict[str, Trio]:
@@ -130,12 +136,13 @@ def _heads(small: HeadSizes, large: HeadSizes, options: ZeroPad, draws: Draws) -
         groups = Select(index, small.groups)
         source, turn = place_heads(small, large, index)
         old = turn == 0
-    read: Map = Select(source, small.heads, old.astype(np.float64))
     if old.all():
         plain = Select(source, small.heads)
         return groups, plain, plain
-    heads = dense(read)
-    if options.free == "mix":
-        new = draws.of("zero_pad.heads").standard_normal((int((~old).sum()), small.heads)) / np.sqrt(small.heads)
-        heads[~old] = new
-    return groups, Dense(heads) if options.free == "mix" else read, read
+    read = Select(source, small.heads, old.astype(np.float64))
+    if options.free == "zero":
+        return groups, read, read
+    weight = np.ones(large.heads)
+    source = source.copy()
+    source[~old], weight[~old] = _random_rows("zero_pad.heads", small.heads, int((~old).sum()), draws)
+    return groups, Select(source, small.heads, weight), read
