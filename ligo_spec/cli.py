@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, NoReturn, Optional
@@ -36,6 +37,21 @@ DataOption = Annotated[
 OperatorOption = Annotated[Optional[Path], typer.Option("--operator", help="An operator file to start from.")]  # noqa: UP045
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="What applies the operator (numpy, torch, ...).")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ligo-spec {metadata.version('ligo-spec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Grow a trained transformer into a bigger one."""
 
 
 @app.command()
@@ -173,7 +189,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _usage_or_bug(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of the command-line library
-        _say(f"error: {error.format_message()}")
+        help_only = type(error).__name__ == "NoArgsIsHelpError"
+        _say(error.format_message() if help_only else f"error: {error.format_message()}")
         return 2
     _say(f"error: this is a bug in ligo-spec: {type(error).__name__}: {printable(error)}")
     traceback.print_exc() if os.environ.get("LIGO_DEBUG") else _say("set LIGO_DEBUG=1 to see where it happened")

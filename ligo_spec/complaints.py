@@ -69,7 +69,7 @@ def _message(item: Any, path: Path, tree: Tree, model: type[BaseModel]) -> str:
         tag, name = context["tag"], context["discriminator"].strip("'")
         return f"unknown {name} {printable(repr(tag))}{did_you_mean(tag, tags)}; one of {', '.join(tags)}"
     if kind == "union_tag_not_found":
-        return f"missing key {context['discriminator']}"
+        return f"missing key {context['discriminator'].strip(chr(39))}"
     if kind == "literal_error":
         return f"expected {context['expected']}, found {found}"
     if kind in _BOUNDS:

@@ -156,7 +156,7 @@ def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[Tenso
             small = outputs.small.shape(recipe.sources[0])
             count = growth.large.layers if LAYER in template else 1
             shapes[template] = TensorChange(template, small, grown_shape(recipe, small), count, _how(recipe, operator))
-    return list(shapes.values())
+    return [shapes[template] for template in growth.small.family.tensors if template in shapes]
 
 
 def _how(recipe: TensorRecipe, operator: Operator) -> str:

@@ -29,7 +29,7 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "auto") -> None:
         self.device = find_device(device)
 
     def from_numpy(self, array: npt.NDArray[np.floating], /) -> Tensor:
