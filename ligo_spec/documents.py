@@ -53,9 +53,14 @@ class Loaded(Generic[M]):
     path: Path
     tree: Tree
 
-    def where(self, *place: str | int) -> str:
-        """``plan.yaml:9:7 target.hidden_size`` for a path of keys; its nearest parent where it is not there."""
-        return self.tree.where(*place)
+    def where(self, *place: str | int, key: bool = False) -> str:
+        """``plan.yaml:9:7 target.hidden_size`` for a path of keys; its nearest parent where it is not there.
+
+        Args:
+            place: Keys and indices from the top.
+            key: Point at the key itself, not at its value.
+        """
+        return self.tree.where(*place, key=key)
 
 
 def load(path: str | Path, model: type[M]) -> M:

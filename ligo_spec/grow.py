@@ -193,9 +193,8 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
     options = job.plan.fit
     if options is None:
         raise PlanError(job.problem("has no fit section; there is nothing to learn"))
-    directory = job.source if job.source.is_dir() else job.source.parent
     train, heldout = text_files(job.train), text_files(job.heldout)
-    return FitTask(growth, start, small.binding, small.read, options, job.plan.seed, directory, train, heldout)
+    return FitTask(growth, start, small.binding, small.read, options, job.plan.seed, small.directory, train, heldout)
 
 
 def _learn(job: Job, small: Small, growth: Growth, start: Operator, events: Events) -> tuple[FitResult, bytes]:
@@ -230,13 +229,13 @@ def _write(
             config["dtype"] = job.plan.output.dtype
         config.pop("_name_or_path", None)
         stage.write_bytes("config.json", [_json(config)])
-        left = _carry(stage, small.checkpoint.path, {path.name for path in small.checkpoint.files})
+        left = _carry(stage, small.directory, {path.name for path in small.checkpoint.files})
         stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])
         write_operator(stage, OPERATOR_FILE, operator, plan_sha256=job.sha256)
         if records:
             stage.write_bytes(FIT_LOG_FILE, [records])
-        small.checkpoint.check_unchanged()
         manifest = _manifest(job, small, growth, broken, result, backend, left)
+        small.checkpoint.check_unchanged()  # after the last look at the source
         manifest["files"] = {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(stage.files.items())}
         stage.write_bytes(MANIFEST_FILE, [_json(manifest)])
     return Grown(job.output, tuple(broken), result, None, error)
@@ -257,9 +256,8 @@ def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[An
     converter.write(stage, outputs.infos.values(), value, max_shard_size=job.plan.output.max_shard_size)
 
 
-def _carry(stage: Stage, source: Path, weights: set[str]) -> list[str]:
+def _carry(stage: Stage, directory: Path, weights: set[str]) -> list[str]:
     """Copy what the large model needs as it is; the names of the files that were left behind."""
-    directory = source if source.is_dir() else source.parent
     left = []
     for path in sorted(directory.iterdir()):
         if path.name in weights or path.name in stage.files or not path.is_file():
@@ -300,9 +298,8 @@ def _manifest(
 
 def _source_files(small: Small) -> Iterator[Path]:
     yield from small.checkpoint.files
-    directory = small.checkpoint.path if small.checkpoint.path.is_dir() else small.checkpoint.path.parent
-    if (directory / "config.json").exists():
-        yield directory / "config.json"
+    if (small.directory / "config.json").exists():
+        yield small.directory / "config.json"
 
 
 def _fit_summary(result: FitResult) -> dict[str, Any]:
@@ -324,7 +321,8 @@ def _sha256(path: Path) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
+    # escaped: a config or a file name may hold halves of surrogate pairs, which UTF-8 cannot
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("ascii")
 
 
 def _verified(job: Job, family: Family, grown: Grown) -> Verification | None:

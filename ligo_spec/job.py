@@ -68,6 +68,12 @@ class Small:
     untied: bool
     """The file stores different values for tensors that the config ties; they are kept apart."""
 
+    @property
+    def directory(self) -> Path:
+        """Where config, tokenizer and the like lie: the checkpoint's directory, also where it was named by its file."""
+        path = self.checkpoint.path
+        return path if path.is_dir() else path.parent
+
     @cached_property
     def _sources(self) -> dict[str, tuple[str, int]]:
         return self.binding.sources()
@@ -181,9 +187,7 @@ def growth_of(job: Job, small: Architecture) -> Growth:
         PlanError: The target is not one that the small model can grow to. All problems at once.
     """
     target = job.plan.target
-    wrong = [job.problem(text, "target", key) for key, text in target_problems(target, small.family.sizes).items()]
-    if wrong:
-        raise PlanError(wrong)
+    _require_sizes(job, small.family)
     try:
         return Growth(small, small.grown(target))
     except InputError as error:
@@ -247,10 +251,7 @@ def check(path: str | Path, *, source: str | Path | None = None) -> None:
     job = load_job(path, source=source)
     if not job.source.exists():
         if job.plan.source.family is not None:
-            family = family_for(job, {})
-            wrong = target_problems(job.plan.target, family.sizes)
-            if wrong:
-                raise PlanError(job.problem(text, "target", key) for key, text in wrong.items())
+            _require_sizes(job, family_for(job, {}))
         return
     checkpoint = read_checkpoint(job.source)
     small = Architecture.from_hf_config(
@@ -258,6 +259,12 @@ def check(path: str | Path, *, source: str | Path | None = None) -> None:
     )
     growth = growth_of(job, small)
     certificate(job, growth, start_of(job, growth))
+
+
+def _require_sizes(job: Job, family: Family) -> None:
+    wrong = target_problems(job.plan.target, family.sizes)
+    if wrong:
+        raise PlanError(Problem(job.loaded.where("target", key, key=True), message) for key, message in wrong.items())
 
 
 def _differ(small: Small, group: Sequence[str]) -> bool:

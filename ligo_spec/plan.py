@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document
 from ligo_spec.methods import DepthMethod, WidthMethod
 from ligo_spec.presets import PRESETS
@@ -47,6 +48,10 @@ def _bytes(value: Any) -> Any:
     return value
 
 
+def _family(name: str) -> str:
+    return _inside(name) if name.endswith((".yaml", ".yml")) else name
+
+
 PlanPath = Annotated[str, AfterValidator(_inside)]
 
 
@@ -55,7 +60,7 @@ class Source(Document):
 
     path: PlanPath
     """A directory or a file, relative to the plan."""
-    family: str | None = None
+    family: Annotated[str, AfterValidator(_family)] | None = None
     """A shipped family's name, or the path of a family file; found in ``config.json`` where it is left out."""
     drop: tuple[str, ...] = ()
     """Tensors that the family does not declare and that the grown model leaves out (``*`` matches any text)."""
@@ -178,7 +183,7 @@ def target_problems(target: Mapping[str, int], sizes: Mapping[str, Any]) -> dict
     problems = {}
     for key in target:
         if key not in sizes:
-            problems[key] = f"no size of this family; it has {', '.join(sizes)}"
+            problems[key] = f"no size of this family{did_you_mean(key, list(sizes))}; it has {', '.join(sizes)}"
         elif sizes[key].config is None:
             problems[key] = f"is computed ({sizes[key].default}) and cannot be set"
     return problems

@@ -69,13 +69,12 @@ def _inputs(model: Small, data: Sequence[Path], seed: int) -> Tensor:
         ids = Draws(seed).of("verify").integers(0, sizes["vocab_size"], (BATCH, length))
         return torch.tensor(ids)
     options = TextData(path=(".",), seq_len=length)
-    directory = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
-    tokens = read_tokens(options, data, data, directory, sizes["vocab_size"])
+    tokens = read_tokens(options, data, data, model.directory, sizes["vocab_size"])
     return torch.tensor(windows(tokens.heldout, length, BATCH, Draws(seed), "verify"))
 
 
 def _run(model: Small, ids: Tensor) -> _Run:
-    path = model.checkpoint.path
+    path = model.directory
     names = model.architecture.config.get("architectures") or ["AutoModel"]
     kind = getattr(transformers, names[0], None) if names[0].isidentifier() else None
     if kind is None or not hasattr(kind, "from_pretrained"):
