@@ -55,6 +55,10 @@ class Architecture:
                 problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
             else:
                 flags[name] = value
+        named = config.get("architectures")
+        if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+            found = printable(repr(named))
+            problems.append(Problem(where, f"architectures must be a list of class names, found {found}"))
         sizes = _read_sizes(family, config, where, problems)
         if not problems:
             problems = [Problem(where, text) for text in indivisible(family, sizes)]
@@ -108,7 +112,7 @@ class Architecture:
         """The architecture at the sizes of ``target``; sizes that it leaves out stay, or follow from their default.
 
         Raises:
-            InputError: A size is unknown, shrinks, or does not divide.
+            InputError: A size shrinks, is too large, or does not divide. All problems at once.
         """
         sizes = self._grown_sizes(target)
         problems = [Problem("", text) for text in indivisible(self.family, sizes)]
@@ -116,6 +120,11 @@ class Architecture:
             Problem("", f"{name}: large {value} is smaller than small {self.sizes[name]}; growth cannot shrink an axis")
             for name, value in sizes.items()
             if value < self.sizes[name]
+        ]
+        problems += [
+            Problem("", f"{name}: {value} is too large; at most {_limit(self.family, name) - 1}")
+            for name, value in sizes.items()
+            if value >= _limit(self.family, name)
         ]
         if problems:
             raise InputError(problems)
@@ -189,13 +198,17 @@ def _read_sizes(family: Family, config: Mapping[str, Any], where: str, problems:
             if not expressions.names_in(rule.default) <= sizes.keys():
                 continue  # what it needs is already a problem
             value = expressions.evaluate(rule.default, sizes)
-        limit = MAX_LAYERS if name == family.layers else MAX_SIZE
+        limit = _limit(family, name)
         if type(value) is not int or not 1 <= value < limit:
-            found = "is missing" if value is None else f"must be an integer from 1 to {limit}, found {printable(value)}"
-            problems.append(Problem(where, f"{_key(name, rule)} {found}"))
+            rest = f"must be an integer from 1 to {limit - 1}, found {printable(repr(value))}"
+            problems.append(Problem(where, f"{_key(name, rule)} {'is missing' if value is None else rest}"))
             continue
         sizes[name] = value
     return {name: sizes[name] for name in family.sizes if name in sizes}
+
+
+def _limit(family: Family, name: str) -> int:
+    return MAX_LAYERS if name == family.layers else MAX_SIZE
 
 
 def _key(name: str, rule: SizeRule) -> str:

@@ -92,7 +92,7 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
     """The explanation of a growth whose parts are settled."""
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
     before = small.checkpoint.tensors
-    kept = [before[key] for key in small.binding.slots]
+    kept = [before[key] for key in (*small.binding.slots, *small.binding.copied)]
     term = operator.terms[0]
     old, new = growth.small.config, grown_config(growth, operator)
     return Explanation(

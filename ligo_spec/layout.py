@@ -182,8 +182,7 @@ def bind(
             )
     binding = Binding(slots, dropped, tuple(copied))
     problems += [Problem(where, text) for text in _wrong_set(architecture, binding)]
-    if not problems:
-        problems = [Problem(where, text) for text in _wrong_shapes(architecture, binding, tensors)]
+    problems += [Problem(where, text) for text in _wrong_shapes(architecture, binding, tensors)]
     if problems:
         raise InputError(problems)
     return binding

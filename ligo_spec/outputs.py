@@ -47,8 +47,20 @@ class Outputs:
         if name not in self.slots:
             return self.small.checkpoint.read(name)
         slot = self.slots[name]
-        packed = pack([run(self.recipes[part], self.small.read, backend) for part in slot.holds], slot.steps)
+        packed = pack([self._made(self.recipes[part], info, backend) for part in slot.holds], slot.steps)
         return _cast(np.ascontiguousarray(packed), info)
+
+    def _made(self, recipe: TensorRecipe, info: TensorInfo, backend: Backend[Any]) -> npt.NDArray[Any]:
+        """One canonical tensor: copied bits, or a value wide enough that storing it is the only rounding."""
+        if recipe.copies:
+            return run(recipe, self.small.read, backend)
+        kinds = (info.dtype, self.small.dtype(recipe.sources[0]))
+        wide = np.float64 if "F64" in kinds else np.float32
+        with np.errstate(over="ignore"):
+            made = run(recipe, lambda name: self.small.read(name).astype(wide, copy=False), backend)
+        if not np.isfinite(made).all():
+            raise NumericalError(Problem(info.name, f"mapped values overflow {np.dtype(wide).name}"))
+        return made
 
 
 def plan_outputs(small: Small, growth: Growth, operator: Operator, dtype: str = "keep") -> Outputs:
