@@ -58,9 +58,22 @@ def _expected(
         sizes = [None if matrix is None else np.abs(matrix) for matrix in maps]
         size = size + reference.widen(reference.mix_layers(np.abs(stack), np.abs(row))[0], sizes)
         terms += row.shape[1] + sum(0 if matrix is None else matrix.shape[1] for matrix in maps)
-    compute = np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
-    stored = _eps(dtype)
-    return value, size * (terms * compute + stored) + np.finfo(np.float32).tiny
+    return value, rounding_bound(size, terms, dtype)
+
+
+def rounding_bound(size: Array, terms: int, dtype: np.dtype[Any]) -> Array:
+    """How far a value may be from the equation's when it is computed in float32 (float64 for float64) and stored once.
+
+    A sum of ``terms`` products errs by at most ``terms`` roundings of the sum of their absolute values, in any order
+    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+
+    Args:
+        size: The same equation on absolute values, of the shape of the result.
+        terms: How many products and sums an entry takes.
+        dtype: What the result is stored in.
+    """
+    kind = np.float64 if dtype == np.float64 else np.float32
+    return size * (terms * np.finfo(kind).eps + _eps(dtype)) + np.finfo(kind).tiny
 
 
 def _dense(term: Term, space: str, role: Any, layer: int | None) -> Array | None:

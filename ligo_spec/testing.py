@@ -1,0 +1,424 @@
+"""Tools for tests, ours and those of third parties: drawn growths and maps, and the suite that backends must pass.
+
+Needs hypothesis. Strategies draw structure (families, sizes, methods, kinds of maps) and a seed; values come from a
+generator of that seed, normal and never constant, because constant or symmetric values hide a missing transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from ligo_spec import expressions, reference
+from ligo_spec.architecture import Architecture, indivisible
+from ligo_spec.backend import Backend
+from ligo_spec.draws import Draws
+from ligo_spec.errors import LigoError
+from ligo_spec.family import LAYER, Family, family_names, load_family
+from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
+from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, build_operator
+from ligo_spec.operator import ALL, Growth, Mix, Operator, SpaceMaps, Term, check_operator
+from ligo_spec.plan import OperatorChoice
+from ligo_spec.recipe import compile_recipes, run
+from ligo_spec.reference_check import rounding_bound
+
+__all__ = [
+    "DrawnGrowth",
+    "architectures",
+    "check_backend",
+    "expected",
+    "growths",
+    "maps",
+    "operators",
+    "random_small",
+    "targets",
+]
+
+Array = npt.NDArray[Any]
+
+LABELS = 3
+"""Size of a dimension that only a file knows."""
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def maps(draw: st.DrawFn, small: int | None = None, large: int | None = None, *, depth: int = 2) -> Map:
+    """Random maps of shape ``(large, small)``, of every structure.
+
+    Args:
+        draw: Given by hypothesis.
+        small: Size of the small space; drawn where it is left out.
+        large: Size of the large space; drawn where it is left out, smaller ones too: maps are maps.
+        depth: How deep blocks and Kronecker products may nest.
+    """
+    small = draw(st.integers(1, 6)) if small is None else small
+    large = draw(st.integers(1, 8)) if large is None else large
+    kinds = ["select", "weighted", "dense"]
+    kinds += ["identity"] if small == large else []
+    kinds += ["blocks"] if large > 1 and depth else []
+    kinds += ["kron"] if depth else []
+    kind = draw(st.sampled_from(kinds))
+    values = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    if kind == "identity":
+        return Identity(small)
+    if kind == "dense":
+        return Dense(values.standard_normal((large, small)))
+    if kind == "blocks":
+        cut = draw(st.integers(1, large - 1))
+        return Blocks(tuple(draw(maps(small, rows, depth=depth - 1)) for rows in (cut, large - cut)))
+    if kind == "kron":
+        outer = draw(st.sampled_from(_divisors(large))), draw(st.sampled_from(_divisors(small)))
+        inner = large // outer[0], small // outer[1]
+        return Kron(draw(maps(outer[1], outer[0], depth=depth - 1)), draw(maps(inner[1], inner[0], depth=depth - 1)))
+    weight = values.standard_normal(large) * (values.random(large) > 0.2) if kind == "weighted" else None
+    return Select(values.integers(0, small, large), small, weight)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+# --- architectures and growths ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnGrowth:
+    """A drawn growth: what grows, by which methods, and the operator that they give.
+
+    Args:
+        growth: Small and large architecture.
+        choice: The methods.
+        seed: Of the operator's draws.
+        operator: The operator.
+    """
+
+    growth: Growth
+    choice: OperatorChoice
+    seed: int
+    operator: Operator
+
+    def __repr__(self) -> str:
+        """What a person needs to repeat it."""
+        small, large = dict(self.growth.small.sizes), dict(self.growth.large.sizes)
+        changed = {name: (small[name], large[name]) for name in small if small[name] != large[name]}
+        flags = dict(self.growth.small.flags)
+        chosen = self.choice.model_dump(exclude_none=True)
+        return f"<{self.growth.small.family.name} {small} grows {changed}, {flags}, {chosen}, seed {self.seed}>"
+
+
+def architectures(family: Family) -> st.SearchStrategy[Architecture]:
+    """Small architectures of a family, every size and flag drawn."""
+    flags = st.fixed_dictionaries({rule.config: st.booleans() for rule in family.flags.values()})
+    return st.builds(
+        lambda sizes, flagged: Architecture.from_hf_config(family, {**sizes, **flagged, "model_type": family.name}),
+        st.sampled_from(_small_configs(family.name) if family.name in family_names() else _configs(family)),
+        flags,
+    )
+
+
+def targets(small: Architecture) -> st.SearchStrategy[Growth]:
+    """Growths of a small architecture to any sizes that its family allows; nothing may grow too."""
+    return st.sampled_from(_targets(small)).map(lambda target: Growth(small, small.grown(target)))
+
+
+@st.composite
+def growths(
+    draw: st.DrawFn,
+    families: Sequence[str] | None = None,
+    width: Sequence[str | None] = (*WIDTH_METHODS, None),
+    depth: Sequence[str | None] = (*DEPTH_METHODS, None),
+) -> DrawnGrowth:
+    """Growths of random sizes by random methods with random options, where the methods have a rule for the sizes.
+
+    Args:
+        draw: Given by hypothesis.
+        families: Names to draw from; all shipped ones where it is left out.
+        width: Width methods to draw from; None keeps the width.
+        depth: Depth methods to draw from; None keeps the layers.
+    """
+    family = load_family(draw(st.sampled_from(list(families or family_names()))))
+    growth = draw(draw(architectures(family).map(targets)))
+    chosen = {"width": draw(st.sampled_from(list(width))), "depth": draw(st.sampled_from(list(depth)))}
+    named = {axis: {"method": name} for axis, name in chosen.items() if name is not None}
+    choice = OperatorChoice.model_validate(named)
+    options = _options(choice)
+    if options:
+        choice = OperatorChoice.model_validate(
+            {axis: {**fragment, **draw(options.get(axis, st.just({})))} for axis, fragment in named.items()}
+        )
+    seed = draw(st.integers(0, 2**16))
+    try:
+        operator = build_operator(growth, choice.width, choice.depth, seed=seed)
+    except LigoError:
+        assume(False)
+        raise
+    return DrawnGrowth(growth, choice, seed, operator)
+
+
+def _options(choice: OperatorChoice) -> dict[str, st.SearchStrategy[dict[str, Any]]]:
+    """Values for the options of the chosen methods that have a few named values."""
+    found = {}
+    for axis in ("width", "depth"):
+        method = getattr(choice, axis)
+        if method is None:
+            continue
+        named = {
+            name: st.sampled_from(sorted(field.annotation.__args__))
+            for name, field in type(method).model_fields.items()
+            if name != "method" and getattr(field.annotation, "__args__", None)
+        }
+        if named:
+            found[axis] = st.fixed_dictionaries(named)
+    return found
+
+
+@st.composite
+def operators(draw: st.DrawFn, growth: Growth) -> Operator:
+    """Arbitrary operators for a growth: any maps, one or several terms, shared or per layer, any depth maps."""
+    terms = tuple(draw(_terms(growth)) for _ in range(draw(st.integers(1, 2))))
+    operator = Operator(growth.small.family.name, growth.small.sizes, growth.large.sizes, terms)
+    check_operator(operator, growth)
+    return operator
+
+
+@st.composite
+def _terms(draw: st.DrawFn, growth: Growth) -> Term:
+    family = growth.small.family
+    named: dict[str, tuple[Map, ...]] = {}
+    spaces = {}
+    for name, space in family.spaces.items():
+        small, large = growth.small.width(name), growth.large.width(name)
+        count = draw(st.sampled_from([1, growth.large.layers])) if space.per == "layer" else 1
+        for role in ("out", "in", "gain"):
+            own = (draw(maps(small, large)) for _ in range(count))
+            named[f"{name}.{role}"] = (Identity(1),) if small is None else tuple(own)
+        spaces[name] = SpaceMaps(f"{name}.out", f"{name}.in", f"{name}.gain")
+    shape = growth.large.layers, growth.small.layers
+    keys = [ALL, *(template for template in family.tensors if LAYER in template and draw(st.booleans()))]
+    return Term(named, spaces, {key: draw(_mixes(shape)) for key in keys})
+
+
+@st.composite
+def _mixes(draw: st.DrawFn, shape: tuple[int, int]) -> Mix:
+    values = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return values.standard_normal(shape) * (values.random(shape) > 0.3)
+
+
+def random_small(architecture: Architecture, seed: int = 0, dtype: Any = np.float32) -> dict[str, Array]:
+    """Random values for every canonical tensor that the family declares, optional ones too, by canonical name."""
+    made = {}
+    for template in architecture.family.tensors:
+        shape = [LABELS if side is None else side for side in architecture.shape(template)]
+        for name in architecture.names(template):
+            made[name] = Draws(seed).of(name).standard_normal(shape).astype(dtype)
+    return made
+
+
+@lru_cache
+def _small_configs(name: str) -> list[dict[str, int]]:
+    return _configs(load_family(name))
+
+
+def _configs(family: Family) -> list[dict[str, int]]:
+    """Configs of small sizes that obey the family's rules, all combinations of a few values a size."""
+    rules = {name: rule for name, rule in family.sizes.items() if rule.config is not None}
+    divisors = {small for small, _ in family.divides}
+    turning = {family.spaces[a.query].axes[1] for a in family.relations.attention if a.rotary != "none"}
+    values: dict[str, tuple[int, ...]] = {}
+    for number, name in enumerate(rules):
+        if name == family.layers:
+            values[name] = (1, 2, 3)
+        elif name in turning:
+            values[name] = (2, 4)
+        else:
+            values[name] = (1, 2, 4) if name in divisors else (4, 6, 12) if _divided(family, name) else (5 + number,)
+    found = []
+    for combination in product(*values.values()):
+        stated = dict(zip(values, combination, strict=True))
+        sizes = _computed(family, stated)
+        if not indivisible(family, sizes) and not any(sizes[axis] % 2 for axis in turning):
+            found.append({rules[name].config or name: size for name, size in stated.items()})
+    return found
+
+
+def _divided(family: Family, name: str) -> bool:
+    return any(big == name for _, big in family.divides)
+
+
+def _computed(family: Family, stated: Mapping[str, int]) -> dict[str, int]:
+    sizes = dict(stated)
+    for name, rule in family.sizes.items():
+        if rule.config is None and rule.default is not None:
+            sizes[name] = expressions.evaluate(rule.default, sizes)
+    return sizes
+
+
+def _targets(small: Architecture) -> list[dict[str, int]]:
+    """Targets of at most twice each size, and some sizes between."""
+    family = small.family
+    kept = {axis for space in family.spaces.values() if space.fixed for axis in space.axes}
+    free = [name for name, rule in family.sizes.items() if rule.config is not None and name not in kept]
+    values = [sorted({small.sizes[name], small.sizes[name] * 3 // 2, small.sizes[name] * 2}) for name in free]
+    found = []
+    for combination in product(*values):
+        target = dict(zip(free, combination, strict=True))
+        sizes = _computed(family, {**small.sizes, **target})
+        if not indivisible(family, sizes) and all(sizes[name] >= small.sizes[name] for name in sizes):
+            found.append(target)
+    return found
+
+
+# --- what a backend must compute --------------------------------------------------------------------------------------
+
+
+def expected(family: Family, operator: Operator, small: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """The reference's large tensors, and how far rounding may take a backend from them, by canonical name.
+
+    Args:
+        family: The declaration.
+        operator: The maps.
+        small: The small tensors, of one dtype.
+    """
+    dtype = next(iter(small.values())).dtype
+    sizes = reference.grow(family, _absolute(operator), {name: np.abs(value) for name, value in small.items()})
+    terms = 4 + operator.small[family.layers] + sum(map_.shape[1] for map_ in _widest(family, operator))
+    found = reference.grow(family, operator, small)
+    return {name: (value, rounding_bound(sizes[name], terms, dtype)) for name, value in found.items()}
+
+
+def _absolute(operator: Operator) -> Operator:
+    terms = tuple(
+        Term(
+            {name: tuple(with_arrays(map_, np.abs) for map_ in choices) for name, choices in term.maps.items()},
+            term.spaces,
+            {key: np.abs(mix) for key, mix in term.depth.items()},
+        )
+        for term in operator.terms
+    )
+    return replace(operator, terms=terms)
+
+
+def _widest(family: Family, operator: Operator) -> Iterator[Map]:
+    """The largest map of every term, twice: no tensor has more than two dimensions that are mapped by larger ones."""
+    for term in operator.terms:
+        widest = max((map_ for choices in term.maps.values() for map_ in choices), key=lambda map_: map_.shape[1])
+        yield from (widest, widest)
+
+
+def check_backend(backend: Backend[Any], *, examples: int = 50) -> None:
+    """The conformance suite: hold a backend to the float64 reference on random maps, operators and growths.
+
+    Args:
+        backend: What is to be checked.
+        examples: How many random cases each of the checks draws.
+
+    Raises:
+        AssertionError: The backend computes something else; hypothesis prints the smallest case that it found.
+    """
+    for check in (_check_arrays, _check_map, _check_mix, _check_methods, _check_operators):
+        _repeat(check, backend, examples)
+
+
+Check = Callable[[Backend[Any], st.DataObject], None]
+
+
+def _repeat(check: Check, backend: Backend[Any], examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        check(backend, data)
+
+    holds()
+
+
+def _check_arrays(backend: Backend[Any], data: st.DataObject) -> None:
+    """Values and dtype survive, and the backend does not write into what it was given."""
+    value = _drawn_array(data, data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    back = backend.to_numpy(backend.from_numpy(value))
+    assert back.dtype == value.dtype, f"from_numpy and to_numpy turned {value.dtype} into {back.dtype}"
+    np.testing.assert_array_equal(back, value)
+
+
+def _check_map(backend: Backend[Any], data: st.DataObject) -> None:
+    """``apply_map`` is the dense matrix along an axis, whatever the structure of the map."""
+    map_ = data.draw(maps())
+    before, after = (
+        data.draw(st.lists(st.integers(1, 3), max_size=2)),
+        data.draw(st.lists(st.integers(1, 3), max_size=1)),
+    )
+    value = _drawn_array(data, [*before, map_.shape[1], *after])
+    kept, arrays = value.copy(), [array.copy() for array in arrays_of(map_)]
+    axis = len(before)
+    found = backend.to_numpy(backend.apply_map(map_, backend.from_numpy(value), axis))
+    matrix = dense(map_)
+    want = np.moveaxis(np.tensordot(matrix, value.astype(np.float64), axes=(1, axis)), 0, axis)
+    size = np.moveaxis(np.tensordot(np.abs(matrix), np.abs(value.astype(np.float64)), axes=(1, axis)), 0, axis)
+    _assert_close(
+        found, want, rounding_bound(size, 4 + map_.shape[1], value.dtype), value.dtype, f"{map_}, axis {axis}"
+    )
+    np.testing.assert_array_equal(value, kept, "apply_map wrote into its input")
+    for array, copy in zip(arrays_of(map_), arrays, strict=True):
+        np.testing.assert_array_equal(array, copy, "apply_map wrote into the map")
+
+
+def _check_mix(backend: Backend[Any], data: st.DataObject) -> None:
+    """``mix`` is the weighted sum, at any weights, and leaves its inputs alone."""
+    count = data.draw(st.integers(1, 4))
+    values = _drawn_array(data, [count, *data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))])
+    weights = _drawn_array(data, [count]).astype(np.float64)
+    kept = values.copy()
+    found = backend.to_numpy(backend.mix([backend.from_numpy(value) for value in values], weights.tolist()))
+    want = np.tensordot(weights, values.astype(np.float64), axes=1)
+    size = np.tensordot(np.abs(weights), np.abs(values.astype(np.float64)), axes=1)
+    _assert_close(found, want, rounding_bound(size, 4 + count, values.dtype), values.dtype, f"mix of {count}")
+    np.testing.assert_array_equal(values, kept, "mix wrote into its inputs")
+
+
+def _check_methods(backend: Backend[Any], data: st.DataObject) -> None:
+    """Growths by the methods: every tensor of the large model."""
+    drawn = data.draw(growths())
+    _check_operator(backend, data, drawn.growth, drawn.operator)
+
+
+def _check_operators(backend: Backend[Any], data: st.DataObject) -> None:
+    """Operators that no method makes: any maps, sums of terms, depth maps per tensor."""
+    family = load_family(data.draw(st.sampled_from(family_names())))
+    growth = data.draw(targets(data.draw(architectures(family))))
+    _check_operator(backend, data, growth, data.draw(operators(growth)))
+
+
+def _check_operator(backend: Backend[Any], data: st.DataObject, growth: Growth, operator: Operator) -> None:
+    family = growth.small.family
+    small = random_small(growth.small, data.draw(_SEEDS), data.draw(_DTYPES))
+    wanted = expected(family, operator, small)
+    for recipe in compile_recipes(family, operator, family.tensors):
+        value, bound = wanted.pop(recipe.name)
+        dtype = small[recipe.sources[0]].dtype
+        _assert_close(run(recipe, small.__getitem__, backend), value, bound, dtype, recipe.name)
+    assert not wanted, f"no recipe for {', '.join(wanted)}"
+
+
+def _assert_close(found: Array, want: Array, bound: Array, dtype: Any, what: str) -> None:
+    assert found.dtype == dtype, f"{what}: {dtype} became {found.dtype}"
+    assert found.shape == want.shape, f"{what}: shape {found.shape}, wanted {want.shape}"
+    excess = float((np.abs(found.astype(np.float64) - want) / bound).max(initial=0.0))
+    assert excess <= 1, f"{what}: {excess:.3g} times its rounding bound away from the reference"
+
+
+_SEEDS = st.integers(0, 2**32 - 1)
+_DTYPES = st.sampled_from(["float32", "float64"])
+
+
+def _drawn_array(data: st.DataObject, shape: Sequence[int]) -> Array:
+    values = np.random.default_rng(data.draw(_SEEDS)).standard_normal(shape)
+    return values.astype(data.draw(_DTYPES))
