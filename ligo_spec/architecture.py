@@ -80,6 +80,11 @@ class Architecture:
         """The shape of a canonical tensor; None for a side that only the file knows."""
         return tuple(self.width(dim.space) for dim in self.family.tensors[template].touches)
 
+    def has(self, template: str) -> bool:
+        """Whether a model of these flags may have a tensor: one that its flag leaves out is read by nobody."""
+        when = self.family.tensors[template].when
+        return when is None or self.flags[when]
+
     def names(self, template: str) -> list[str]:
         """The tensors that a template stands for: one, or one per layer."""
         return [at_layer(template, i) for i in range(self.layers)] if LAYER in template else [template]

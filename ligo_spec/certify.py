@@ -120,6 +120,10 @@ class _Checks:
         yield from self._ties()
         yield from self._depth()
 
+    def _kept(self, templates: Iterable[str]) -> list[str]:
+        """Those tensors that a model of these flags has, or may have."""
+        return [template for template in templates if self.growth.small.has(template)]
+
     def _isometry(self, map_: Map, centred: bool) -> tuple[float, float]:
         key = (id(map_), centred)
         if key not in self.known:
@@ -149,7 +153,7 @@ class _Checks:
     def _reading(self) -> Iterator[Broken]:
         """Condition 1: what is written can be read back, ``A_sᵀ B_s = I``."""
         for name, space in self.family.spaces.items():
-            if space.fixed or not self.family.readers(name):
+            if space.fixed or not self._kept(self.family.readers(name)):
                 continue
             for layer in self._layers(name):
                 reads, writes = self.term.map(name, "in", layer), self.term.map(name, "out", layer)
@@ -220,7 +224,7 @@ class _Checks:
         for layer in range(self.growth.large.layers):
             if self._silent(layer):
                 continue
-            rows = {name: self.term.mix(name)[layer] for name in self.family.tensors if LAYER in name}
+            rows = {name: self.term.mix(name)[layer] for name in self._kept(self.family.tensors) if LAYER in name}
             source = int(np.argmax(next(iter(rows.values()))))
             wanted = np.eye(self.growth.small.layers)[source]
             error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows.items())
@@ -239,7 +243,7 @@ class _Checks:
         residual = self.family.residual
         if any(norm.writes == residual and LAYER in norm.gain for norm in self.family.relations.norms):
             return False
-        written = [name for name in self.family.writers(residual) if LAYER in name]
+        written = [name for name in self._kept(self.family.writers(residual)) if LAYER in name]
         return all(not self.term.mix(name)[layer].any() for name in written)
 
 
