@@ -16,7 +16,10 @@ from ligo_spec.yaml_reader import Path, Tree
 def problems_of(error: ValidationError, tree: Tree, model: type[BaseModel]) -> list[Problem]:
     """One problem a place: several branches of a union that all refuse a value are one."""
     found: dict[Path, list[Any]] = {}
-    for item in error.errors(include_url=False, include_input=False):
+    refused = error.errors(include_url=False, include_input=False)
+    for item in refused:
+        if item["type"] == "too_short" and any(_inside(other["loc"], item["loc"]) for other in refused):
+            continue  # entries that are refused are not counted: their own problems say what is wrong
         found.setdefault(_real_path(item["loc"], item["type"], tree.value), []).append(item)
     placed = []
     for path, items in found.items():
@@ -28,6 +31,10 @@ def problems_of(error: ValidationError, tree: Tree, model: type[BaseModel]) -> l
         )
         placed.append((position, Problem(tree.where(*path, key=key), message)))
     return [problem for _, problem in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _inside(loc: Path, outer: Path) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
 
 
 def _real_path(loc: Path, kind: str, value: Any) -> Path:

@@ -13,15 +13,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from ligo_spec import expressions
-from ligo_spec.documents import Document, load, loads
+from ligo_spec import expressions, family_rules
+from ligo_spec.documents import Document, Misfit, load, loads
 from ligo_spec.errors import InputError, PlanError
 
 Role = Literal["out", "in", "gain"]
 
-LAYER = "{i}"
+LAYER = family_rules.LAYER
 """Stands for the layer index in the names of tensors."""
 
 
@@ -54,6 +54,12 @@ def _short_function(value: Any) -> Any:
 
 class SizeRule(Document):
     """Where a size comes from: a key of ``config.json``, else an expression over other sizes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": [key], "properties": {key: {"type": "string"}}} for key in ("config", "default")]
+        }
+    )
 
     config: str | None = None
     """Key of ``config.json``; absent for a size that is always computed."""
@@ -120,7 +126,8 @@ class Activation(Document):
     """An elementwise function on a space; ``gated`` when several tensors write it and are multiplied."""
 
     space: str
-    function: Annotated[FunctionRule, BeforeValidator(_short_function)]
+    function: Annotated[FunctionRule, BeforeValidator(_short_function, json_schema_input_type=FunctionRule | str)]
+    """Its name in Hugging Face configs, or the key of ``config.json`` that has it."""
     gated: bool = False
 
 
@@ -140,10 +147,16 @@ class Relations(Document):
     ties: tuple[Tie, ...] = ()
 
 
+_Dims = Annotated[
+    tuple[Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^[^.]+\.(?:out|in|gain)$"})], ...],
+    Field(min_length=1),
+]
+
+
 class Tensor(Document):
     """A canonical tensor: what each dimension touches, in the order ``(d_out, d_in)``."""
 
-    dims: Annotated[tuple[str, ...], Field(min_length=1)]
+    dims: _Dims
     """``space.role`` per dimension."""
     optional: bool = False
     """May be absent from a file (heads, pooler)."""
@@ -173,12 +186,23 @@ class Entry(Document):
     """How one tensor of a file becomes canonical ones: the steps, in order, from the file's side."""
 
     steps: tuple[Step, ...] = ()
-    is_: Annotated[tuple[str, ...], BeforeValidator(_short_list), Field(min_length=1, alias="is")]
+    is_: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_short_list, json_schema_input_type=Annotated[tuple[str, ...], Field(min_length=1)] | str),
+        Field(min_length=1, alias="is"),
+    ]
+    """The canonical tensors that it holds, in the order of the split."""
     for_: Annotated[str | None, Field(alias="for")] = None
     """Holds only for this class in the config's ``architectures`` (one name, two meanings)."""
 
+    def splits_into(self, count: int) -> bool:
+        """Whether the steps give ``count`` tensors."""
+        parts = [step.split for step in self.steps if isinstance(step, Split)]
+        return len(parts) <= 1 and count == (parts[0] if parts else 1)
 
-OneEntry = Annotated[Entry, BeforeValidator(_short_entry)]
+
+OneEntry = Annotated[Entry, BeforeValidator(_short_entry, json_schema_input_type=Entry | str)]
+_Entries = Annotated[tuple[OneEntry, ...], Field(min_length=1)]
 
 
 class Layout(Document):
@@ -188,7 +212,14 @@ class Layout(Document):
     """What ``{base}`` in a name may stand for; a file uses one of them throughout."""
     aliases: dict[str, str] = {}
     """Old endings of names, and what they are called now."""
-    tensors: dict[str, Annotated[tuple[OneEntry, ...], BeforeValidator(_short_list), Field(min_length=1)]]
+    tensors: dict[
+        str,
+        Annotated[
+            tuple[OneEntry, ...],
+            BeforeValidator(_short_list, json_schema_input_type=_Entries | Entry | str),
+            Field(min_length=1),
+        ],
+    ]
     """By name in the file; where one name has several meanings, the first entry that holds."""
     drop: dict[str, str] = {}
     """Names that are no weights (buffers), and why they are not written."""
@@ -198,10 +229,15 @@ class Family(Document):
     """An architecture, complete and in both directions."""
 
     spec: Literal["ligo/family/1"]
+    """What this file is, and by which version of the specification."""
     name: str
     """Hugging Face ``model_type``."""
-    sizes: dict[str, Annotated[SizeRule, BeforeValidator(_short_size)]]
+    sizes: dict[str, Annotated[SizeRule, BeforeValidator(_short_size, json_schema_input_type=SizeRule | str)]]
+    """Every size, by the name that plans use: the key of ``config.json`` that has it, or a rule."""
     flags: dict[str, FlagRule] = {}
+    """Every yes or no that decides which tensors there are."""
+    defaults: dict[str, float] = {}
+    """Values that Transformers takes for keys of ``config.json`` that are not there: epsilons of norms."""
     requires: dict[str, bool | int | str | None] = {}
     """Config keys that, where present, must have this value: the family describes no other variant."""
     divides: tuple[tuple[str, str], ...] = ()
@@ -213,63 +249,17 @@ class Family(Document):
     output: str
     """The space of the last hidden state."""
     spaces: dict[str, Space]
+    """The spaces of activations, by name."""
     relations: Relations = Relations()
-    tensors: dict[str, Annotated[Tensor, BeforeValidator(_short_tensor)]]
+    """Norms, attention, activations and ties."""
+    tensors: dict[str, Annotated[Tensor, BeforeValidator(_short_tensor, json_schema_input_type=Tensor | _Dims)]]
+    """Canonical tensors by name, ``{i}`` for the layer: their dimensions, or a rule."""
     layouts: dict[str, Layout]
+    """How files lay the tensors out, by name; ``hf`` is that of Hugging Face."""
 
-    @model_validator(mode="after")
-    def _names_are_declared(self) -> Self:
-        problems = [*self._wrong_spaces(), *self._wrong_tensors(), *self._wrong_layouts()]
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    def _wrong_spaces(self) -> Iterator[str]:
-        if self.layers not in self.sizes:
-            yield f"layers: no size is named {self.layers!r}"
-        for name, space in self.spaces.items():
-            for axis in space.axes:
-                if axis != "*" and axis not in self.sizes:
-                    yield f"spaces.{name}: no size is named {axis!r}"
-        used = [
-            *(space for norm in self.relations.norms for space in (norm.reads, norm.writes)),
-            *(space for a in self.relations.attention for space in (a.query, a.key, a.value, a.context)),
-            *(activation.space for activation in self.relations.activations),
-            self.residual,
-            self.output,
-        ]
-        yield from (f"relations: no space is named {space!r}" for space in used if space not in self.spaces)
-
-    def _wrong_tensors(self) -> Iterator[str]:
-        for name, tensor in self.tensors.items():
-            for text in tensor.dims:
-                space, _, role = text.partition(".")
-                if space not in self.spaces or role not in ("out", "in", "gain"):
-                    yield f"tensors.{name}: {text!r} is not a declared space with a role (out, in or gain)"
-            if tensor.when is not None and tensor.when not in self.flags:
-                yield f"tensors.{name}: no flag is named {tensor.when!r}"
-        for norm in self.relations.norms:
-            if norm.gain not in self.tensors:
-                yield f"relations.norms: no tensor is named {norm.gain!r}"
-        for tie in self.relations.ties:
-            yield from (f"relations.ties: no tensor is named {n!r}" for n in tie.same if n not in self.tensors)
-            if tie.when not in self.flags:
-                yield f"relations.ties: no flag is named {tie.when!r}"
-
-    def _wrong_layouts(self) -> Iterator[str]:
-        for name, layout in self.layouts.items():
-            entries = [(key, entry) for key, choices in layout.tensors.items() for entry in choices]
-            claimed = [canonical for _, entry in entries for canonical in entry.is_]
-            for canonical in sorted(set(claimed)):
-                if canonical not in self.tensors:
-                    yield f"layouts.{name}: no tensor is named {canonical!r}"
-                elif claimed.count(canonical) > 1:
-                    yield f"layouts.{name}: {canonical!r} is claimed {claimed.count(canonical)} times"
-            yield from (f"layouts.{name}: {n!r} has no place in a file" for n in self.tensors if n not in claimed)
-            for file_name, entry in entries:
-                parts = [step.split for step in entry.steps if isinstance(step, Split)]
-                if len(entry.is_) != (parts[0] if parts else 1) or len(parts) > 1:
-                    yield f"layouts.{name}: {file_name!r} must split into as many parts as it is tensors"
+    def misfits(self) -> Iterator[Misfit]:
+        """Names that are used and not declared, or declared and not used as they must be."""
+        return family_rules.misfits(self)
 
     def readers(self, space: str) -> list[str]:
         """Canonical tensors that read ``space``."""

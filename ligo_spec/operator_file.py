@@ -92,7 +92,7 @@ class TermNode(Document):
 class OperatorManifest(Document):
     """What the metadata of an operator file says."""
 
-    spec: Literal["ligo/operator/1"] = "ligo/operator/1"
+    spec: Literal["ligo/operator/1"]
     family: str
     small: dict[str, int]
     large: dict[str, int]
@@ -119,6 +119,7 @@ def describe(operator: Operator, plan_sha256: str | None = None) -> tuple[Operat
         depth = {key: _keep(arrays, f"{prefix}.depth.{key}", np.asarray(mix)) for key, mix in term.depth.items()}
         terms.append(TermNode(maps=maps, spaces=spaces, depth=depth))
     manifest = OperatorManifest(
+        spec="ligo/operator/1",
         family=operator.family,
         small=dict(operator.small),
         large=dict(operator.large),

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document
-from ligo_spec.methods import DepthMethod, WidthMethod
+from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod
 from ligo_spec.presets import PRESETS
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -52,7 +52,15 @@ def _family(name: str) -> str:
     return _inside(name) if name.endswith((".yaml", ".yml")) else name
 
 
-PlanPath = Annotated[str, AfterValidator(_inside)]
+# What the validators above accept, for editors. The loader does not look at it.
+_PATH_PATTERN = r"^(?!/|.:|[/\\]{2})(?!(?:.*[/\\])?\.\.(?:[/\\]|$)).+$"
+_BYTES_PATTERN = r"^\s*(?=0*[1-9])[0-9]{1,15}\s*(?:(?:[KMGkmg][Ii]?)?[Bb])?\s*$"
+
+PlanPath = Annotated[str, AfterValidator(_inside), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})]
+_Paths = tuple[PlanPath, ...]
+_ShortWidth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(WIDTH_METHODS)})]
+_ShortDepth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(DEPTH_METHODS)})]
+_ShortBytes = Annotated[str, WithJsonSchema({"type": "string", "pattern": _BYTES_PATTERN})]
 
 
 class Source(Document):
@@ -71,10 +79,25 @@ class Source(Document):
 class OperatorChoice(Document):
     """Where the maps start: a width and a depth method, or a preset that names both."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["preset"], "properties": {"preset": {"type": "string"}}},
+            "then": {"properties": {"width": {"type": "null"}, "depth": {"type": "null"}}},
+        }
+    )
+
     preset: Literal["ligo", "stackbert", "net2net", "hypercloning"] | None = None
     """A paper's method, as a named fragment; ``ligo explain`` prints it in full."""
-    width: Annotated[WidthMethod | None, BeforeValidator(_short_method)] = None
-    depth: Annotated[DepthMethod | None, BeforeValidator(_short_method)] = None
+    width: Annotated[
+        WidthMethod | None,
+        BeforeValidator(_short_method, json_schema_input_type=WidthMethod | _ShortWidth | None),
+    ] = None
+    """How the spaces are widened: a method's name, or its options under ``method``."""
+    depth: Annotated[
+        DepthMethod | None,
+        BeforeValidator(_short_method, json_schema_input_type=DepthMethod | _ShortDepth | None),
+    ] = None
+    """How the layers are mixed: a method's name, or its options under ``method``."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -93,9 +116,13 @@ class TextData(Document):
     """Text files, cut into windows of tokens."""
 
     kind: Literal["text"] = "text"
-    path: Annotated[tuple[PlanPath, ...], BeforeValidator(_short_list), Field(min_length=1)]
+    path: Annotated[
+        _Paths,
+        BeforeValidator(_short_list, json_schema_input_type=Annotated[_Paths, Field(min_length=1)] | PlanPath),
+        Field(min_length=1),
+    ]
     """Files or patterns, relative to the plan; used in the order of their names."""
-    heldout: Annotated[tuple[PlanPath, ...], BeforeValidator(_short_list)] = ()
+    heldout: Annotated[_Paths, BeforeValidator(_short_list, json_schema_input_type=_Paths | PlanPath)] = ()
     """Files for the held-out loss; where there are none, the last tenth of the tokens."""
     tokenizer: Literal["checkpoint", "bytes"] = "checkpoint"
     """``checkpoint``: its own ``tokenizer.json``; ``bytes``: UTF-8 bytes are the token ids."""
@@ -140,7 +167,11 @@ class Output(Document):
     format: Literal["safetensors"] = "safetensors"
     dtype: Literal["keep", "float64", "float32", "float16", "bfloat16"] = "keep"
     """``keep``: every tensor in its source's dtype."""
-    max_shard_size: Annotated[int, BeforeValidator(_bytes), Field(ge=1)] = 5 * 10**9
+    max_shard_size: Annotated[
+        int,
+        BeforeValidator(_bytes, json_schema_input_type=Annotated[int, Field(ge=1)] | _ShortBytes),
+        Field(ge=1),
+    ] = 5 * 10**9
     """Bytes in one file of weights; an integer, or with a unit (``5GB``)."""
 
 
@@ -159,13 +190,17 @@ class Plan(Document):
     """A growth plan."""
 
     spec: Literal["ligo/plan/1"]
-    source: Annotated[Source, BeforeValidator(_short_path)]
+    """What this file is, and by which version of the specification."""
+    source: Annotated[Source, BeforeValidator(_short_path, json_schema_input_type=Source | PlanPath)]
+    """The small model: a path, or its parts."""
     target: dict[str, Annotated[int, Field(ge=1)]]
     """Sizes of the large model, by their names in the family; what stays the same may be left out."""
     operator: OperatorChoice
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of everything that is drawn: maps, batches, masks."""
     fit: Fit | None = None
-    output: Annotated[Output, BeforeValidator(_short_path)]
+    output: Annotated[Output, BeforeValidator(_short_path, json_schema_input_type=Output | PlanPath)]
+    """The large model: a path, or its parts."""
     checks: Checks = Checks()
 
     def resolved(self) -> Plan:

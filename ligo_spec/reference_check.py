@@ -73,7 +73,8 @@ def rounding_bound(size: Array, terms: int, dtype: np.dtype[Any]) -> Array:
         dtype: What the result is stored in.
     """
     kind = np.float64 if dtype == np.float64 else np.float32
-    return size * (terms * np.finfo(kind).eps + _eps(dtype)) + np.finfo(kind).tiny
+    bound: Array = size * (terms * np.finfo(kind).eps + _eps(dtype)) + np.finfo(kind).tiny
+    return bound
 
 
 def _dense(term: Term, space: str, role: Any, layer: int | None) -> Array | None:

@@ -52,12 +52,17 @@ class Tree:
 
     def where(self, *path: str | int, key: bool = False) -> str:
         """``plan.yaml:9:7 target.hidden_size``: the place of a path, or of its nearest parent that is there."""
+        line, column = self.position(path, key=key)
+        place = f":{line}:{column}" if line else ""
+        return " ".join(filter(None, [f"{printable(self.name)}{place}", dotted(path)]))
+
+    def position(self, path: Path, *, key: bool = False) -> tuple[int, int]:
+        """Line and column of a path, or of its nearest parent that is there; zeros where there are none."""
         for length in range(len(path), -1, -1):
             table = self.keys if key and path[:length] in self.keys else self.values
             if path[:length] in table:
-                line, column = table[path[:length]]
-                return " ".join(filter(None, [f"{printable(self.name)}:{line}:{column}", dotted(path)]))
-        return " ".join(filter(None, [printable(self.name), dotted(path)]))
+                return table[path[:length]]
+        return 0, 0
 
 
 def dotted(path: Path) -> str:
@@ -77,6 +82,8 @@ def read_tree(text: str, name: str) -> Tree:
     try:
         for event in YAML(typ="rt", pure=True).parse(text):
             builder.take(event)
+    except PlanError:  # a ValueError, too: the builder's own words and place stand as they are
+        raise
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{printable(name)}:{mark.line + 1}:{mark.column + 1}" if mark else printable(name)

@@ -208,7 +208,7 @@ drawings = st.builds(
     counts=st.dictionaries(texts, st.integers(-(10**15), 10**15)),
     mixed=st.none() | st.booleans() | st.integers(-9, 9),
     visible=st.booleans(),
-    in_=texts,
+    **{"in": texts},
 )
 
 
