@@ -6,7 +6,9 @@ computed in this run.
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +47,10 @@ STARTS: dict[str, tuple[WidthMethod, DepthMethod | None]] = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Grow the tiny GPT-2 to twice the width and depth.")
+    parser.add_argument("--steps", type=int, help="steps of the fit; default: the plan's")
     console = Console()
-    plan = _prepare(console)
+    plan = _prepare(console, parser.parse_args().steps)
     with display.progress(quiet=False) as events:
         grown = ligo_spec.grow(plan, source=HERE / "tiny-gpt2", output=OUT / "grown", events=events)
     display.grown(grown)
@@ -63,13 +67,18 @@ def main() -> None:
     )
 
 
-def _prepare(console: Console) -> Path:
+def _prepare(console: Console, steps: int | None) -> Path:
     """A fresh ``out/demo`` with the text and the plan in it."""
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     counts = write_corpus(OUT / "corpus", limit_bytes=10_000_000)
     console.print(f"text of the standard library: {counts}", highlight=False)
-    return Path(shutil.copy(HERE / "tiny-gpt2.yaml", OUT / "plan.yaml"))
+    text = (HERE / "tiny-gpt2.yaml").read_text("utf-8")
+    if steps is not None:
+        text = re.sub(r"steps: \d+", f"steps: {steps}", text)
+    plan = OUT / "plan.yaml"
+    plan.write_text(text, "utf-8")
+    return plan
 
 
 def _table(plan: Path, fit: ligo_spec.FitResult) -> Table:

@@ -161,12 +161,14 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # some versions of the library take the interrupt themselves, and say nothing
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except LigoError as error:
-        for line in str(error).splitlines():
-            _say(f"error: {line}")
+        for line in str(error).split("\n"):
+            _say(f"error: {printable(line, 10_000)}")  # paths are the user's, but their names may be a stranger's
         return error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the libraries that print turn the one into the other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; nothing is wrong
         return 0
     except (KeyboardInterrupt, typer.Abort):

@@ -179,9 +179,9 @@ def _certificate(console: Console, broken: tuple[Broken, ...]) -> None:
 
 
 def _console() -> Console:
-    console = Console()
-    # a pipe or file has no width: never cut what a program may read
-    return console if console.is_terminal else Console(width=200, soft_wrap=False)
+    # a pipe or file has no width: never cut what a program may read; and no text of a file is markup or an emoji
+    width = None if Console().is_terminal else 200
+    return Console(width=width, soft_wrap=False, markup=False, emoji=False, highlight=False)
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

@@ -10,12 +10,16 @@ from typing import Any
 
 from ligo_spec.certify import Broken
 from ligo_spec.documents import dump
+from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import LAYER
 from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 from ligo_spec.operator import Growth, Operator, Term
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.recipe import TensorRecipe, grown_shape
+
+MAX_EPS = 1e30
+"""No norm has an epsilon of this size; what is scaled stays below, and so a number."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,12 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
     before = small.checkpoint.tensors
     kept = [before[key] for key in (*small.binding.slots, *small.binding.copied)]
     term = operator.terms[0]
-    old, new = growth.small.config, grown_config(growth, operator)
+    old, new = small.checkpoint.config, written_config(job, growth, operator)
     return Explanation(
         plan=dump(job.plan),
         family=growth.small.family.name,
         sizes={name: (size, growth.large.sizes[name]) for name, size in growth.small.sizes.items()},
-        config={key: (old.get(key), value) for key, value in new.items() if old.get(key) != value},
+        config={key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)},
         tensors=tuple(_changes(outputs, growth, operator)),
         maps=tuple(_map_summaries(term, small)),
         depth=tuple(_depth_rows(term)),
@@ -114,11 +118,38 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
 
 
 def grown_config(growth: Growth, operator: Operator) -> dict[str, Any]:
-    """The large model's ``config.json``: sizes, and the epsilons that must scale with their spaces."""
+    """The large model's ``config.json``: sizes, and the epsilons that must scale with their spaces.
+
+    Raises:
+        InputError: An epsilon that must be scaled is not a number that can be. All problems at once.
+    """
     config = dict(growth.large.config)
+    problems = []
     for key, factor in operator.eps_scale.items():
-        if isinstance(config.get(key), int | float) and factor != 1:
-            config[key] = config[key] * factor
+        if factor == 1:
+            continue
+        eps = config.get(key, growth.large.family.defaults.get(key))
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < MAX_EPS / factor:
+            found = "it is not there" if eps is None else f"found {printable(eps)}"
+            problems.append(Problem("config.json", f"{key} must be a number to be scaled by {factor:.6g}, {found}"))
+        else:
+            config[key] = eps * factor
+    if problems:
+        raise InputError(problems)
+    return config
+
+
+def written_config(job: Job, growth: Growth, operator: Operator) -> dict[str, Any]:
+    """The ``config.json`` that a plan writes: that of the large model, with the plan's dtype.
+
+    Raises:
+        InputError: As for ``grown_config``.
+    """
+    config = grown_config(growth, operator)
+    if job.plan.output.dtype != "keep":
+        config.pop("torch_dtype", None)
+        config["dtype"] = job.plan.output.dtype
+    config.pop("_name_or_path", None)
     return config
 
 

@@ -308,6 +308,8 @@ def family_of(config: dict[str, Any], where: str) -> Family:
     Raises:
         InputError: No shipped family has that name.
     """
+    if not config:
+        raise InputError(f"{where}: not there, or empty; sizes and family are read from it")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in family_names():
         raise InputError(

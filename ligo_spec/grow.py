@@ -18,7 +18,7 @@ from ligo_spec.certify import Broken
 from ligo_spec.checkpoint import load_converter
 from ligo_spec.documents import dump
 from ligo_spec.errors import PlanError, VerificationError
-from ligo_spec.explain import grown_config
+from ligo_spec.explain import written_config
 from ligo_spec.family import Family
 from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
 from ligo_spec.inputs import open_input
@@ -219,15 +219,11 @@ def _write(
     events: Events,
 ) -> Grown:
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
+    config = written_config(job, growth, operator)
     broken = certificate(job, growth, operator)
     error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
     with staged_directory(job.output, sources=[job.source]) as stage:
         _write_weights(stage, job, outputs, backend, events)
-        config = grown_config(growth, operator)
-        if job.plan.output.dtype != "keep":
-            config.pop("torch_dtype", None)
-            config["dtype"] = job.plan.output.dtype
-        config.pop("_name_or_path", None)
         stage.write_bytes("config.json", [_json(config)])
         left = _carry(stage, small.directory, {path.name for path in small.checkpoint.files})
         stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])

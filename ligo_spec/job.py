@@ -17,7 +17,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.certify import Broken, certify
 from ligo_spec.checkpoint import Checkpoint, read_checkpoint
 from ligo_spec.documents import Loaded, dump, load_with_positions
-from ligo_spec.errors import InputError, PlanError, Problem
+from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
 from ligo_spec.methods import build_operator
@@ -207,7 +207,10 @@ def start_of(job: Job, growth: Growth, operator: str | Path | None = None) -> Op
     """
     if operator is not None:
         loaded = load_operator(operator)
-        check_operator(loaded, growth)
+        try:
+            check_operator(loaded, growth)
+        except InputError as error:
+            raise InputError(Problem(printable(operator), problem.message) for problem in error.problems) from error
         return loaded
     choice = job.plan.operator
     try:
@@ -243,13 +246,13 @@ def text_files(patterns: Sequence[Path]) -> list[Path]:
     return found
 
 
-def check(path: str | Path, *, source: str | Path | None = None) -> None:
+def check(plan: str | Path, *, source: str | Path | None = None) -> None:
     """Check a plan: its form, and, where the small model is at hand, sizes and methods. Reads no weight.
 
     Raises:
         LigoError: All problems at once.
     """
-    job = load_job(path, source=source)
+    job = load_job(plan, source=source)
     if not os.path.exists(job.source):  # os.path: a name that no file can have is one that is not there
         if job.plan.source.family is not None:
             _require_sizes(job, family_for(job, {}))

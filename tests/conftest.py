@@ -11,6 +11,7 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads of torch would wait for each other
 
 IN_CI = bool(os.environ.get("CI"))
 

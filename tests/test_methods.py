@@ -223,8 +223,8 @@ def test_tied_tensors_stay_one_tensor(family: str, tied: bool) -> None:
     ("family", "target", "chosen", "message"),
     [
         ("gpt2", {"hidden_size": 12}, {"width": "hypercloning"}, "hidden_size 8 → 12 is no integer factor"),
-        ("gpt2", {"hidden_size": 16}, {}, "operator.width: "),
-        ("gpt2", {"num_hidden_layers": 3}, {}, "operator.depth: 2 layers become 3; name a method"),
+        ("gpt2", {"hidden_size": 16}, {}, "no width method, but residual, normed"),
+        ("gpt2", {"num_hidden_layers": 3}, {}, "no depth method, but 2 layers become 3; name one"),
         ("llama", {"head_dim": 8}, {"width": "net2net"}, "cannot grow head_dim (4 → 8) under rotary positions"),
         ("llama", {"head_dim": 8}, {"width": "zero_pad"}, "keep head_dim and grow num_attention_heads"),
         ("llama", {"head_dim": 8}, {"width": "noisy_average"}, "cannot grow head_dim (4 → 8) under rotary positions"),

@@ -40,7 +40,7 @@ def fit(task: FitTask, log: Log) -> FitResult:
     before = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": 0, "loss": before})
     losses = tuple(_train(model, learnable, batches, log))
-    after = heldout_loss(model, learnable, batches)
+    after = heldout_loss(model, learnable, batches, fitted=True)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
     return FitResult(learnable.operator(), before, after, losses, count, torch.get_num_threads())
@@ -70,6 +70,9 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
     device = find_device(options.device)
     objective = choose_objective(options.objective, task.growth.small.config.get("architectures") or [])
     vocab_size = task.growth.small.sizes["vocab_size"]
+    positions = task.growth.large.sizes.get("max_position_embeddings")
+    if positions is not None and options.data.seq_len > positions:
+        raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
     tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
     small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.sources()}
@@ -85,27 +88,31 @@ def learning_rate(options: Fit, step: int) -> float:
     return options.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def heldout_loss(model: FunctionalModel, learnable: LearnableOperator, batches: Batches) -> float:
-    """Mean loss per predicted token over the held-out batches, in nats."""
+def heldout_loss(
+    model: FunctionalModel, learnable: LearnableOperator, batches: Batches, *, fitted: bool = False
+) -> float:
+    """Mean loss per predicted token over the held-out batches, in nats.
+
+    Raises:
+        NumericalError: It is not finite; ``fitted`` says whose fault that is.
+    """
     with torch.no_grad():
-        parameters = model.parameters(learnable.weights())
-        return mean_loss(model, parameters, batches.heldout())
+        loss = mean_loss(model, model.parameters(learnable.weights()), batches.heldout())
+    if not math.isfinite(loss) and fitted:
+        raise NumericalError(f"the held-out loss after the fit is {loss}; lower fit.learning_rate")
+    if not math.isfinite(loss):
+        raise NumericalError(f"the held-out loss is {loss}; the operator's start does not give a working model")
+    return loss
 
 
 def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches: Iterable[Batch]) -> float:
-    """Mean loss per predicted token of a model with ``parameters``, in nats.
-
-    Raises:
-        NumericalError: It is not finite.
-    """
+    """Mean loss per predicted token of a model with ``parameters``, in nats."""
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches:
             predicted = model.predicted(batch)
             total += float(model.loss(parameters, batch)) * predicted
             count += predicted
-    if not math.isfinite(total):
-        raise NumericalError(f"the held-out loss is {total}; the operator's start does not give a working model")
     return total / count
 
 

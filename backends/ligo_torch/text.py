@@ -85,11 +85,16 @@ def masked_batch(
     """Ids and labels for masked prediction: 80 % masked, 10 % random, 10 % kept (Devlin et al., 1810.04805, 3.1).
 
     Raises:
-        PlanError: The tokenizer has no mask token.
+        PlanError: The tokenizer has no mask token, the model has no embedding for it, or a window has no room.
     """
     if tokens.mask is None:
         raise PlanError("fit.objective: masked_lm needs a mask token, and the tokenizer has none")
+    largest = max([tokens.mask, *(tokens.frame or ())])
+    if largest >= tokens.vocab_size:
+        raise PlanError(f"the tokenizer gives id {largest}, but the model's vocab_size is {tokens.vocab_size}")
     room = data.seq_len - (2 if tokens.frame else 0)
+    if room < 1:
+        raise PlanError(f"fit.data.seq_len {data.seq_len} leaves no token between the two that frame a window")
     ids = windows(part, room, data.batch_size, draws, name)
     random = draws.of(f"{name}.mask")
     chosen = random.random(ids.shape) < probability

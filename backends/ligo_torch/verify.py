@@ -76,8 +76,8 @@ def _inputs(model: Small, data: Sequence[Path], seed: int) -> Tensor:
 def _run(model: Small, ids: Tensor) -> _Run:
     path = model.directory
     names = model.architecture.config.get("architectures") or ["AutoModel"]
-    kind = getattr(transformers, names[0], None) if names[0].isidentifier() else None
-    if kind is None or not hasattr(kind, "from_pretrained"):
+    kind = _model_class(names[0])
+    if kind is None:
         raise InputError(
             Problem(f"{path}/config.json", f"architectures names {printable(names[0])}, which Transformers has not")
         )
@@ -90,6 +90,13 @@ def _run(model: Small, ids: Tensor) -> _Run:
     outputs = {key: value for key, value in out.items() if key.endswith("logits") or key == "last_hidden_state"}
     loss = None if out.get("loss") is None else float(out["loss"])
     return _Run(outputs, loss, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"])))
+
+
+def _model_class(name: str) -> Any:
+    """The model class of that name; None for anything else that the library offers."""
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    a_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if a_model or name == "AutoModel" else None
 
 
 def _comparable(small: Small, large: Path, first: _Run, second: _Run) -> tuple[list[Tensor], list[Tensor], str]:

@@ -65,13 +65,13 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
     if width is None:
         grown = [name for name in growth.small.family.spaces if growth.small.width(name) != growth.large.width(name)]
         if grown:
-            raise PlanError(f"operator.width: {', '.join(grown)} grow; name a method ({', '.join(WIDTH_METHODS)})")
+            raise PlanError(f"no width method, but {', '.join(grown)} grow; name one ({', '.join(WIDTH_METHODS)})")
         width = net2net.Net2Net()  # with nothing to widen, every map of it is the identity
     if depth is None:
         if growth.small.layers != growth.large.layers:
             raise PlanError(
-                f"operator.depth: {growth.small.layers} layers become {growth.large.layers}; "
-                f"name a method ({', '.join(DEPTH_METHODS)})"
+                f"no depth method, but {growth.small.layers} layers become {growth.large.layers}; "
+                f"name one ({', '.join(DEPTH_METHODS)})"
             )
         depth = stack.Stack()  # with as many layers, each is its own copy
     widened = _WIDTH[type(width)](growth, width, draws)
