@@ -398,7 +398,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[], object], list[str]]] = {
         then(lambda: sharded(lambda index: None), INDEX.unlink),
         [r"small: 2 safetensors files \(.*\) and no .*; name the file that you mean"],
     ),
-    "no config": (CONFIG.unlink, ["small/config.json: model_type .*"]),
+    "no config": (CONFIG.unlink, ["small/config.json: not there, or empty; .*"]),
     "a broken config": (lambda: with_config("{%"), [C + ": is not valid JSON: .*"]),
     "a config that is a list": (lambda: with_config("[{%}]"), [C + ": is not a JSON object"]),
     "an empty config": (lambda: with_config(""), [C + ": is not valid JSON: .*"]),
