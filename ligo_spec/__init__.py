@@ -7,6 +7,8 @@ from ligo_spec.checkpoint import Checkpoint, TensorInfo, read_checkpoint
 from ligo_spec.errors import InputError, LigoError, NumericalError, OutputError, PlanError, VerificationError
 from ligo_spec.explain import Explanation, explain
 from ligo_spec.family import Family, load_family
+from ligo_spec.family_check import FamilyCheck, check_family
+from ligo_spec.family_list import list_families
 from ligo_spec.fitting import FitResult
 from ligo_spec.grow import Events, Grown, apply, fit, grow
 from ligo_spec.inspection import Inspection, inspect
@@ -21,8 +23,9 @@ from ligo_spec.verify import Verification, verify
 __all__ = [  # noqa: RUF022 (grouped by what a reader looks for)
     # the commands
     "check", "explain", "inspect", "fit", "apply", "grow", "verify", "json_schema",
+    "check_family", "list_families",
     # what they return
-    "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events",
+    "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events", "FamilyCheck",
     # the documents
     "Family", "load_family", "Plan", "Operator", "load_operator", "save_operator",
     # the parts

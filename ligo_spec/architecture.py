@@ -11,7 +11,8 @@ from typing import Any
 
 from ligo_spec import expressions
 from ligo_spec.errors import InputError, Problem, printable
-from ligo_spec.family import LAYER, Activation, Family, SizeRule, at_layer
+from ligo_spec.family import LAYER, Family, SizeRule, at_layer
+from ligo_spec.relations import Activation, NumberRule, holds
 
 MAX_SIZE = 2**31
 """No dimension of a real model comes near; larger claims are refused before anything is computed from them."""
@@ -24,12 +25,14 @@ class Architecture:
     """A family with sizes: enough to know the shape of every tensor.
 
     Args:
-        family: The declaration.
+        declared: The declaration.
+        family: What it says of models with these flags.
         config: The ``config.json`` that the sizes come from.
         sizes: Every size of the family.
         flags: Every flag of the family.
     """
 
+    declared: Family
     family: Family
     config: Mapping[str, Any]
     sizes: Mapping[str, int]
@@ -48,23 +51,26 @@ class Architecture:
             for key, wanted in family.requires.items()
             if key in config and config[key] != wanted
         ]
-        flags: dict[str, bool] = {}
-        for name, flag in family.flags.items():
-            value = config.get(flag.config, flag.default)
-            if not isinstance(value, bool):
-                problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
-            else:
-                flags[name] = value
         named = config.get("architectures")
         if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
             found = printable(repr(named))
             problems.append(Problem(where, f"architectures must be a list of class names, found {found}"))
         sizes = _read_sizes(family, config, where, problems)
+        flags = _read_flags(family, config, sizes, where, problems)
         if not problems:
             problems = [Problem(where, text) for text in indivisible(family, sizes)]
         if problems:
             raise InputError(problems)
-        return cls(family, MappingProxyType(dict(config)), MappingProxyType(sizes), MappingProxyType(flags))
+        frozen = MappingProxyType(dict(config)), MappingProxyType(sizes), MappingProxyType(flags)
+        made = cls(family, family.at(flags), *frozen)
+        problems = [Problem(where, text) for text in wrong_lists(made)]
+        if problems:
+            raise InputError(problems)
+        return made
+
+    def __repr__(self) -> str:
+        """Family, sizes and flags: what tells it from others."""
+        return f"<{self.family.name} {dict(self.sizes)} {dict(self.flags)}>"
 
     @property
     def layers(self) -> int:
@@ -80,14 +86,19 @@ class Architecture:
         """The shape of a canonical tensor; None for a side that only the file knows."""
         return tuple(self.width(dim.space) for dim in self.family.tensors[template].touches)
 
-    def has(self, template: str) -> bool:
-        """Whether a model of these flags may have a tensor: one that its flag leaves out is read by nobody."""
-        when = self.family.tensors[template].when
-        return when is None or self.flags[when]
+    def layers_of(self, template: str) -> list[int | None]:
+        """The layers that have a tensor; None for one outside the layers."""
+        if LAYER not in template:
+            return [None]
+        return [i for i in range(self.layers) if self.family.in_layer(template, i)]
 
     def names(self, template: str) -> list[str]:
-        """The tensors that a template stands for: one, or one per layer."""
-        return [at_layer(template, i) for i in range(self.layers)] if LAYER in template else [template]
+        """The tensors that a template stands for: one, or one per layer that has it."""
+        return [at_layer(template, i) for i in self.layers_of(template)]
+
+    def number(self, rule: NumberRule) -> float:
+        """A number of the config, at the first key that is there."""
+        return read_number(self.config, rule)
 
     def function(self, activation: Activation) -> str:
         """The name of an activation's function."""
@@ -95,23 +106,23 @@ class Architecture:
         value = self.config.get(key) if key is not None else None
         return value if isinstance(value, str) else activation.function.default
 
-    def tied(self, template: str) -> str:
-        """The tensor that ``template`` is tied to (the first of its tie), or itself."""
-        for tie in self.family.relations.ties:
-            if self.flags[tie.when] and template in tie.same:
-                return tie.same[0]
-        return template
-
     @cached_property
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """The groups of tensors that are one tensor here."""
-        return tuple(tie.same for tie in self.family.relations.ties if self.flags[tie.when])
+        groups = (
+            tuple(name for name in tie.same if name in self.family.tensors)
+            for tie in self.family.relations.ties
+            if holds(tie.when, self.flags)
+        )
+        return tuple(group for group in groups if len(group) > 1)
 
     def untie(self) -> Architecture:
         """The same architecture with every tie undone (a file that stores different values for tied tensors)."""
-        flags = {**self.flags, **{tie.when: False for tie in self.family.relations.ties}}
-        keys = {self.family.flags[tie.when].config: False for tie in self.family.relations.ties}
-        return replace(self, flags=MappingProxyType(flags), config=MappingProxyType({**self.config, **keys}))
+        named = {tie.when: self.family.flags[tie.when].config for tie in self.family.relations.ties}
+        flags = {**self.flags, **dict.fromkeys(named, False)}
+        config = {**self.config, **{key: False for key in named.values() if key is not None}}
+        family = self.declared.at(flags)
+        return replace(self, family=family, flags=MappingProxyType(flags), config=MappingProxyType(config))
 
     def grown(self, target: Mapping[str, int]) -> Architecture:
         """The architecture at the sizes of ``target``; sizes that it leaves out stay, or follow from their default.
@@ -130,6 +141,11 @@ class Architecture:
             Problem("", f"{name}: {value} is too large; at most {_limit(self.family, name) - 1}")
             for name, value in sizes.items()
             if value >= _limit(self.family, name)
+        ]
+        problems += [
+            Problem("", f"{' and '.join(flag.differ)} {'differ' if was else 'are equal'}; the large model's must too")
+            for name, flag in self.family.flags.items()
+            if flag.differ and (was := self.flags[name]) != (sizes[flag.differ[0]] != sizes[flag.differ[1]])
         ]
         if problems:
             raise InputError(problems)
@@ -210,6 +226,48 @@ def _read_sizes(family: Family, config: Mapping[str, Any], where: str, problems:
             continue
         sizes[name] = value
     return {name: sizes[name] for name in family.sizes if name in sizes}
+
+
+def _read_flags(
+    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str, problems: list[Problem]
+) -> dict[str, bool]:
+    flags: dict[str, bool] = {}
+    for name, flag in family.flags.items():
+        if flag.differ is not None:
+            flags[name] = sizes.get(flag.differ[0]) != sizes.get(flag.differ[1])
+            continue
+        value = config.get(str(flag.config))
+        if value is None:
+            flags[name] = flag.default
+        elif flag.equals is not None:
+            flags[name] = value == flag.equals
+        elif isinstance(value, bool):
+            flags[name] = value
+        else:
+            problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
+    return flags
+
+
+def read_number(config: Mapping[str, Any], rule: NumberRule) -> float:
+    """A number of a config, at the first of the rule's keys that holds one."""
+    for path in rule.config:
+        value: Any = config
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+    return rule.default
+
+
+def wrong_lists(architecture: Architecture) -> list[str]:
+    """The lists with one entry a layer that have another number of entries, as messages."""
+    wrong = []
+    for key in architecture.family.layer_lists:
+        value = architecture.config.get(key)
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == architecture.layers):
+            count = f"{len(value)} entries" if isinstance(value, list | tuple) else printable(repr(value))
+            wrong.append(f"{key} must have an entry for each of {architecture.layers} layers, found {count}")
+    return wrong
 
 
 def _limit(family: Family, name: str) -> int:

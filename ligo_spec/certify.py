@@ -6,15 +6,15 @@ the error; an empty list means lossless. Rows of a space that nothing reads are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from ligo_spec.family import LAYER, Attention, Dim, Family, Norm
-from ligo_spec.maps import Map, equal, gram_error, is_identity
+from ligo_spec.certify_attention import rows_in_use, wrong_heads
+from ligo_spec.family import LAYER, Family
+from ligo_spec.maps import Dense, Map, equal, gram_error, is_identity, scaled
 from ligo_spec.measures import (
     Rows,
     distance,
@@ -24,9 +24,9 @@ from ligo_spec.measures import (
     largest,
     nonzero_rows,
     norm_rows,
-    off_rotation,
 )
 from ligo_spec.operator import Growth, Operator, Term
+from ligo_spec.relations import Attention, Multiplier, Norm, Scale
 
 TOLERANCE = 1e-7
 """Errors up to here are rounding: weights such as √(d/d') are not exact in float64, their squares are compared."""
@@ -78,7 +78,7 @@ class Broken:
         return f"{self.condition}: {self.where}: {self.message} (off by {self.error:.3g})"
 
 
-def certify(growth: Growth, operator: Operator) -> list[Broken]:
+def certify(growth: Growth, operator: Operator, templates: Collection[str] | None = None) -> list[Broken]:
     """The conditions for losslessness that an operator breaks; empty when the grown model is the same function.
 
     Needs the family, the sizes and the maps; no weight is read.
@@ -86,10 +86,14 @@ def certify(growth: Growth, operator: Operator) -> list[Broken]:
     Args:
         growth: Small and large architecture.
         operator: One that fits them (``check_operator``).
+        templates: Canonical templates of the tensors that the model has; all that its family declares where it is left
+            out. What a missing head or pooler would need is not asked for.
 
     Returns:
         Broken conditions, by condition and place.
     """
+    if templates is not None:
+        growth = growth.only(templates)
     if len(operator.terms) != 1:
         return [
             Broken("form", "operator", f"a sum of {len(operator.terms)} terms is not one pair of maps a space", 1.0)
@@ -112,17 +116,18 @@ class _Checks:
     def broken(self) -> Iterator[Broken]:
         yield from self._indices()
         yield from self._reading()
+        yield from self._past()
         yield from self._activations()
         for norm in self.family.relations.norms:
-            yield from self._norm(norm)
+            yield from self._norm(norm) if norm.per == "space" else self._head_norm(norm)
+        for scale in self.family.relations.scales:
+            yield from self._scale(scale)
+        for multiplier in self.family.relations.multipliers:
+            yield from self._multiplier(multiplier)
         for attention in self.family.relations.attention:
             yield from self._attention(attention)
         yield from self._ties()
         yield from self._depth()
-
-    def _kept(self, templates: Iterable[str]) -> list[str]:
-        """Those tensors that a model of these flags has, or may have."""
-        return [template for template in templates if self.growth.small.has(template)]
 
     def _isometry(self, map_: Map, centred: bool) -> tuple[float, float]:
         key = (id(map_), centred)
@@ -138,9 +143,17 @@ class _Checks:
     def _live(self, space: str, layer: int | None) -> Rows:
         """Rows of a space that something reads: all, where a norm reads it (through its mean or mean square)."""
         map_ = self.term.map(space, "in", layer)
-        if any(norm.reads == space for norm in self.family.relations.norms):
+        relations = self.family.relations
+        if any(norm.reads == space for norm in relations.norms):
             return np.ones(map_.shape[0], dtype=np.bool_)
-        return nonzero_rows(map_)
+        for attention in relations.attention:
+            if space in (attention.query, attention.key):
+                return rows_in_use(self.growth, self.term, attention, space, layer)
+        followers = [link.writes for link in relations.links if link.reads == space]
+        live = nonzero_rows(map_)
+        for follower in followers:
+            live = live | self._live(follower, layer)
+        return live
 
     def _indices(self) -> Iterator[Broken]:
         for name, space in self.family.spaces.items():
@@ -153,7 +166,7 @@ class _Checks:
     def _reading(self) -> Iterator[Broken]:
         """Condition 1: what is written can be read back, ``A_sᵀ B_s = I``."""
         for name, space in self.family.spaces.items():
-            if space.fixed or not self._kept(self.family.readers(name)):
+            if space.fixed or not self.family.readers(name):
                 continue
             for layer in self._layers(name):
                 reads, writes = self.term.map(name, "in", layer), self.term.map(name, "out", layer)
@@ -161,6 +174,21 @@ class _Checks:
                 if error > TOLERANCE:
                     message = "Aᵀ B is not the identity, so readers do not get back what was written"
                     yield Broken("reading", _place(name, layer), message, error)
+                    break
+
+    def _past(self) -> Iterator[Broken]:
+        """Condition 1 where a layer lacks a norm: its readers get what it would have read."""
+        relations = self.family.relations
+        links: tuple[Norm | Scale, ...] = (*relations.norms, *relations.scales)
+        for link in links:
+            for layer in range(self.growth.large.layers):
+                if link.reads == link.writes or LAYER not in link.gain or self.family.in_layer(link.gain, layer):
+                    continue
+                reads, writes = self.term.map(link.writes, "in", layer), self.term.map(link.reads, "out", layer)
+                error = gram_error(reads, writes, enough=TOLERANCE)
+                if error > TOLERANCE:
+                    message = f"layer {layer} has none, and readers of {link.writes} do not get back {link.reads}"
+                    yield Broken("reading", link.gain, message, error)
                     break
 
     def _activations(self) -> Iterator[Broken]:
@@ -177,32 +205,95 @@ class _Checks:
 
     def _norm(self, norm: Norm) -> Iterator[Broken]:
         """Condition 3: the norm of the large stream is the norm of the small one, mapped (SPEC 5.3)."""
-        tensor = self.family.tensors[norm.gain]
-        layers = self._layers(norm.writes) if LAYER in norm.gain else [None]
-        gain_role: Dim = tensor.touches[0]
-        reads = self.term.map(norm.reads, "out", None)
+        space = self.family.tensors[norm.gain].touches[0].space
         centred = norm.kind == "layer_norm"
-        spread, error = self._isometry(reads, centred)
-        if error > TOLERANCE * max(1.0, spread):
-            what = "variance" if centred else "mean square"
-            yield Broken("norm", norm.gain, f"the {what} of {norm.reads} does not map to one factor of itself", error)
-            return
-        scale = self.operator.eps_scale.get(norm.eps, 1.0)
-        if abs(scale - spread) > TOLERANCE * max(1.0, spread):
-            message = f"{norm.eps} must be scaled by {spread:.6g}, it is by {scale:.6g}"
-            yield Broken("norm", norm.gain, message, abs(scale - spread))
-        for layer in layers:
-            gain, writes = self.term.map(gain_role.space, "gain", layer), self.term.map(norm.writes, "out", layer)
-            error = norm_rows(reads, gain, writes, self._live(norm.writes, layer), np.sqrt(spread), centred=centred)
-            if error > TOLERANCE:
-                message = f"gain and maps do not carry {norm.reads} over to {norm.writes}"
+        told = False
+        for layer in self._layers(norm.reads, norm.writes, space):
+            reads = self.term.map(norm.reads, "out", layer)
+            spread, error = self._isometry(reads, centred)
+            if error > TOLERANCE * max(1.0, spread):
+                what = "variance" if centred else "mean square"
+                message = f"the {what} of {norm.reads} does not map to one factor of itself"
                 yield Broken("norm", norm.gain, message, error)
                 return
+            if not told:
+                told = True
+                yield from self._eps(norm, spread)
+            gain, writes = self.term.map(space, "gain", layer), self.term.map(norm.writes, "out", layer)
+            live = self._live(norm.writes, layer)
+            error = norm_rows(reads, gain, writes, live, np.sqrt(spread), centred=centred)
+            if error > TOLERANCE:
+                yield self._not_carried(norm, error)
+                return
+
+    def _eps(self, norm: Norm, spread: float) -> Iterator[Broken]:
+        scale = 1.0 if norm.eps is None else self.operator.eps_scale.get(norm.eps, 1.0)
+        if abs(scale - spread) > TOLERANCE * max(1.0, spread):
+            message = f"{norm.eps} must be scaled by {spread:.6g}, it is by {scale:.6g}"
+            if norm.eps is None:
+                message = f"its epsilon must be scaled by {spread:.6g}, but no key of config.json holds it"
+            yield Broken("norm", norm.gain, message, abs(scale - spread))
+
+    def _not_carried(self, relation: Norm | Scale, error: float) -> Broken:
+        message = f"gain and maps do not carry {relation.reads} over to {relation.writes}"
+        return Broken("norm", relation.gain, message, error)
+
+    def _head_norm(self, norm: Norm) -> Iterator[Broken]:
+        """Condition 3, head by head: every head in use is one old head, normed as that was."""
+        gain_space = self.family.tensors[norm.gain].touches[0].space
+        axes = self.family.spaces[norm.reads].axes
+        heads, side = self.growth.large.sizes[axes[0]], self.growth.large.sizes[axes[1]]
+        centred, told = norm.kind == "layer_norm", False
+        for layer in self._layers(norm.reads, norm.writes, gain_space):
+            reads, writes = (self.term.map(space, "out", layer) for space in (norm.reads, norm.writes))
+            gain, live = self.term.map(gain_space, "gain", layer), self._live(norm.writes, layer)
+            small = gain.shape[1]
+            for head in range(heads):
+                rows = slice(head * side, (head + 1) * side)
+                if not live[rows].any():
+                    continue
+                before, after = (m.rows(rows.start, rows.stop).reshape(side, -1, small) for m in (reads, writes))
+                source = int(np.abs(after).max(axis=(0, 2)).argmax())
+                others = max(largest(np.delete(block, source, axis=1)) for block in (before, after))
+                block = Dense(before[:, source])
+                spread, error = isometry(block, centred=centred)
+                if max(others, error) > TOLERANCE * max(1.0, spread):
+                    message = f"head {head} of {norm.reads} is no old head at one scale"
+                    yield Broken("norm", norm.gain, message, max(others, error))
+                    return
+                if not told:
+                    told = True
+                    yield from self._eps(norm, spread)
+                kappa = np.sqrt(spread)
+                error = norm_rows(block, gain, Dense(after[:, source]), live[rows], kappa, centred=centred)
+                if error > TOLERANCE:
+                    yield self._not_carried(norm, error)
+                    return
+
+    def _scale(self, scale: Scale) -> Iterator[Broken]:
+        """A learned factor a channel: as a norm that does not divide (SPEC 5.3)."""
+        space = self.family.tensors[scale.gain].touches[0].space
+        for layer in self._layers(scale.reads, scale.writes, space):
+            reads, writes = (self.term.map(name, "out", layer) for name in (scale.reads, scale.writes))
+            gain = self.term.map(space, "gain", layer)
+            error = norm_rows(reads, gain, writes, self._live(scale.writes, layer), 1.0, centred=False)
+            if error > TOLERANCE:
+                yield self._not_carried(scale, error)
+                return
+
+    def _multiplier(self, multiplier: Multiplier) -> Iterator[Broken]:
+        """A factor that grows with a size: what it multiplies must be smaller (SPEC 5.3)."""
+        small, large = (model.sizes[multiplier.root_of] for model in (self.growth.small, self.growth.large))
+        reads, writes = (self.term.map(name, "out", None) for name in (multiplier.reads, multiplier.writes))
+        error = distance(scaled(reads, float(np.sqrt(large / small))), writes)
+        if error > TOLERANCE:
+            message = f"times √{multiplier.root_of} is not what {multiplier.writes} needs, √(d'/d) more or less"
+            yield Broken("norm", multiplier.reads, message, error)
 
     def _attention(self, attention: Attention) -> Iterator[Broken]:
         """Condition 4: heads are selected whole and find their own key-value head (methods 4.4)."""
         for layer in self._layers(attention.query, attention.key, attention.value, attention.context):
-            worst = max(_wrong_heads(self.growth, self.term, attention, layer), key=lambda pair: pair[1])
+            worst = max(wrong_heads(self.growth, self.term, attention, layer), key=lambda pair: pair[1])
             if worst[1] > TOLERANCE:
                 yield Broken("attention", _place(attention.query, layer), worst[0], worst[1])
                 return
@@ -224,7 +315,8 @@ class _Checks:
         for layer in range(self.growth.large.layers):
             if self._silent(layer):
                 continue
-            rows = {name: self.term.mix(name)[layer] for name in self._kept(self.family.tensors) if LAYER in name}
+            names = [name for name in self.family.tensors if LAYER in name and self.family.in_layer(name, layer)]
+            rows = {name: self.term.mix(name)[layer] for name in names}
             source = int(np.argmax(next(iter(rows.values()))))
             wanted = np.eye(self.growth.small.layers)[source]
             error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows.items())
@@ -241,50 +333,13 @@ class _Checks:
     def _silent(self, layer: int) -> bool:
         """Whether a layer adds nothing: all that it writes to the residual stream is zero, and no norm stands in it."""
         residual = self.family.residual
-        if any(norm.writes == residual and LAYER in norm.gain for norm in self.family.relations.norms):
+        norms = [norm for norm in self.family.relations.norms if LAYER in norm.gain]
+        if any(norm.reads == norm.writes == residual for norm in norms):
             return False
-        written = [name for name in self._kept(self.family.writers(residual)) if LAYER in name]
-        return all(not self.term.mix(name)[layer].any() for name in written)
-
-
-def _wrong_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Iterable[tuple[str, float]]:
-    """Problems of every query head that is read, with the size of each; ``("", 0)`` where there is none."""
-    spaces = growth.small.family.spaces
-    heads_axis, dim_axis = spaces[attention.query].axes
-    groups_axis = spaces[attention.key].axes[0]
-    small, large = growth.small.sizes, growth.large.sizes
-    per_group = {"small": small[heads_axis] // small[groups_axis], "large": large[heads_axis] // large[groups_axis]}
-    d, d_large = small[dim_axis], large[dim_axis]
-    maps = {name: term.map(getattr(attention, name), "out", layer) for name in ("query", "key", "value", "context")}
-    read = term.map(attention.context, "in", layer)
-    yield "", 0.0
-    for head in range(large[heads_axis]):
-        if not np.any(read.rows(head * d_large, (head + 1) * d_large)):
-            continue
-        group = head // per_group["large"]
-        blocks = {
-            name: _head_blocks(map_, group if name in ("key", "value") else head, d, d_large)
-            for name, map_ in maps.items()
-        }
-        sizes = np.abs(blocks["context"]).max(axis=(0, 2))
-        source = int(sizes.argmax())
-        wanted = {"query": source, "context": source}
-        wanted |= dict.fromkeys(("key", "value"), source // per_group["small"])
-        for name, block in blocks.items():
-            others = np.delete(block, wanted[name], axis=1)
-            yield f"{name} head {head} is no whole head of the small model", float(np.abs(others).max(initial=0))
-        own = {name: block[:, wanted[name], :] for name, block in blocks.items()}
-        yield f"head {head}: value and context are carried over differently", largest(own["value"] - own["context"])
-        score = own["query"].T @ own["key"] - np.sqrt(d_large / d) * np.eye(d)
-        yield f"head {head}: query and key do not keep the scores (softmax scale √(d'/d))", largest(score)
-        if attention.rotary == "half":
-            for name in ("query", "key"):
-                yield f"{name} head {head} does not commute with rotary positions", off_rotation(own[name])
-
-
-def _head_blocks(map_: Map, head: int, d: int, d_large: int) -> npt.NDArray[np.float64]:
-    """One large head's rows, split by small head: ``(d_large, heads_small, d)``."""
-    return map_.rows(head * d_large, (head + 1) * d_large).reshape(d_large, -1, d)
+        gains = [scale.gain for scale in self.family.relations.scales if scale.writes == residual]
+        gains += [norm.gain for norm in norms if norm.writes == residual]
+        written = [name for name in (*self.family.writers(residual), *gains) if LAYER in name]
+        return all(not self.term.mix(name)[layer].any() for name in written if self.family.in_layer(name, layer))
 
 
 def _place(space: str, layer: int | None) -> str:

@@ -16,7 +16,8 @@ import typer
 
 import ligo_spec
 from ligo_spec import display
-from ligo_spec.errors import LigoError, printable
+from ligo_spec.errors import LigoError, Problem, printable
+from ligo_spec.family_list import markdown as family_markdown
 
 app = typer.Typer(
     name="ligo",
@@ -81,6 +82,38 @@ def inspect(
     """What a checkpoint is: family, sizes, every tensor."""
     found = ligo_spec.inspect(source, family=family)
     _print(found, as_json, display.spaces if spaces else display.inspection)
+
+
+families = typer.Typer(
+    help="Families of architectures: what is shipped, and how to check one's own.", no_args_is_help=True
+)
+app.add_typer(families, name="family")
+
+
+@families.command("list")
+def list_families(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The shipped families: what can grow, and which methods keep the function exactly."""
+    found = ligo_spec.list_families()
+    if markdown:
+        typer.echo(family_markdown(found))
+    else:
+        _print(found, as_json, display.families)
+
+
+@families.command("check")
+def check_family(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="A family file, or a shipped family's name.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint that it should describe.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a family against a checkpoint, tensor by tensor; ends in a round trip."""
+    found = ligo_spec.check_family(family, source)
+    _print(found, as_json, display.family_check)
+    if found.problems:
+        raise ligo_spec.InputError([Problem("", text) for text in found.problems])
 
 
 @app.command()

@@ -16,6 +16,8 @@ from rich.table import Table
 from ligo_spec.certify import Broken
 from ligo_spec.errors import printable
 from ligo_spec.explain import Explanation
+from ligo_spec.family_check import FamilyCheck
+from ligo_spec.family_list import FamilyRow
 from ligo_spec.fitting import FitResult
 from ligo_spec.grow import Events, Grown
 from ligo_spec.inspection import Inspection
@@ -89,6 +91,28 @@ def spaces(found: Inspection) -> None:
         touched = ("\n".join(row.written_by), "\n".join(row.read_by), "\n".join(row.gains))
         table.add_row(row.name, " × ".join(row.axes), size, *touched)
     _console().print(table)
+
+
+def families(found: tuple[FamilyRow, ...]) -> None:
+    """Print what is shipped."""
+    table = _table("family", "can grow", "hypercloning is lossless in", "zero_pad is lossless in")
+    for row in found:
+        table.add_row(row.name, *(", ".join(sizes) for sizes in (row.grows, *row.lossless.values())))
+    _console().print(table)
+
+
+def family_check(found: FamilyCheck) -> None:
+    """Print what a family says of a checkpoint, tensor by tensor."""
+    console = _console()
+    console.print(f"family {found.family}: " + ", ".join(f"{name} {size}" for name, size in found.sizes.items()))
+    table = _table("in the file", "shape", "is", "verdict")
+    for item in found.tensors:
+        table.add_row(printable(item.name), _shape(item.shape), ", ".join(item.holds), item.verdict)
+    console.print(table)
+    for text in found.missing:
+        console.print(text)
+    if not found.problems:
+        console.print(f"all {len(found.tensors)} tensors are declared and come back bit for bit")
 
 
 def fit_result(found: FitResult) -> None:

@@ -13,6 +13,7 @@ from ligo_spec.documents import dump
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import LAYER
 from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of
+from ligo_spec.layer_kinds import grown_lists
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 from ligo_spec.operator import Growth, Operator, Term
 from ligo_spec.outputs import Outputs, plan_outputs
@@ -88,7 +89,7 @@ def explain(plan: str | Path, *, source: str | Path | None = None, operator: str
     small = open_small(job)
     growth = growth_of(job, small.architecture)
     start = start_of(job, growth, operator)
-    broken = certificate(job, growth, start)
+    broken = certificate(job, growth, start, small.binding.templates())
     return describe(job, small, growth, start, broken)
 
 
@@ -123,7 +124,9 @@ def grown_config(growth: Growth, operator: Operator) -> dict[str, Any]:
     Raises:
         InputError: An epsilon that must be scaled is not a number that can be. All problems at once.
     """
-    config = dict(growth.large.config)
+    config = {**growth.large.config, **grown_lists(growth, operator)}
+    if growth.small.layers != growth.large.layers:
+        config = {key: value for key, value in config.items() if key not in growth.small.family.recounted}
     problems = []
     for key, factor in operator.eps_scale.items():
         if factor == 1:

@@ -7,17 +7,21 @@ See SPEC.md section 2. A family states, per canonical tensor, which space each d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ligo_spec import expressions, family_rules
 from ligo_spec.documents import Document, Misfit, load, loads
 from ligo_spec.errors import InputError, PlanError
+from ligo_spec.file_layout import Entry, Layout
+from ligo_spec.relations import NumberRule, Relations, holds
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 Role = Literal["out", "in", "gain"]
 
@@ -38,18 +42,6 @@ def _short_size(value: Any) -> Any:
 
 def _short_tensor(value: Any) -> Any:
     return {"dims": value} if isinstance(value, list | tuple) else value
-
-
-def _short_entry(value: Any) -> Any:
-    return {"is": (value,)} if isinstance(value, str) else value
-
-
-def _short_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str | dict) else value
-
-
-def _short_function(value: Any) -> Any:
-    return {"default": value} if isinstance(value, str) else value
 
 
 class SizeRule(Document):
@@ -76,17 +68,47 @@ class SizeRule(Document):
 
 
 class FlagRule(Document):
-    """A yes or no of ``config.json``."""
-
-    config: str
-    default: bool
-
-
-class FunctionRule(Document):
-    """The name of an activation function: fixed, or a key of ``config.json``."""
+    """A yes or no: a boolean of ``config.json``, one of its values, or whether two sizes differ."""
 
     config: str | None = None
-    default: str
+    """Key of ``config.json``."""
+    default: bool = False
+    """Where the key is absent or null."""
+    equals: str | int | None = None
+    """The flag is set when the key has this value; where it is left out, the key holds true or false itself."""
+    differ: tuple[str, str] | None = None
+    """Two sizes: the flag is set when they differ."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if (self.config is None) == (self.differ is None):
+            raise ValueError("a flag needs a config key, or two sizes that may differ")
+        return self
+
+
+class LayerList(Document):
+    """A key of ``config.json`` with one entry a layer, and what it is where the key is not there.
+
+    Every ``period``-th layer, counted from ``start``, or every layer from number ``after`` on, has the entry
+    ``value``, the others ``otherwise``.
+    """
+
+    period: NumberRule | None = None
+    start: int | None = None
+    """``period - 1`` where it is left out."""
+    after: NumberRule | None = None
+    when: str | None = None
+    """A flag, or ``not`` and a flag: where it does not hold, all layers have ``otherwise``."""
+    value: str | int | None = None
+    otherwise: str | int | None = None
+
+
+class Same(Document):
+    """Another space that a space is one with, under a condition."""
+
+    space: str
+    when: str
+    """A flag, or ``not`` and a flag."""
 
 
 class Space(Document):
@@ -98,53 +120,8 @@ class Space(Document):
     """``layer``: every layer has a space of its own, so maps may differ from layer to layer."""
     fixed: bool = False
     """Entries are indices with a meaning of their own (token ids, positions, labels): only the identity maps them."""
-
-
-class Norm(Document):
-    """A norm: reads one space, writes another, with a gain and perhaps a bias."""
-
-    kind: Literal["layer_norm", "rms_norm"]
-    gain: str
-    reads: str
-    writes: str
-    eps: str
-    """Key of ``config.json`` that holds its epsilon."""
-
-
-class Attention(Document):
-    """Softmax attention with whole heads: who asks, who answers, and what comes out."""
-
-    query: str
-    key: str
-    value: str
-    context: str
-    rotary: Literal["none", "half"] = "none"
-    """``half``: rotary positions that pair coordinate ``p`` with ``p + head_dim / 2`` (Hugging Face's layout)."""
-
-
-class Activation(Document):
-    """An elementwise function on a space; ``gated`` when several tensors write it and are multiplied."""
-
-    space: str
-    function: Annotated[FunctionRule, BeforeValidator(_short_function, json_schema_input_type=FunctionRule | str)]
-    """Its name in Hugging Face configs, or the key of ``config.json`` that has it."""
-    gated: bool = False
-
-
-class Tie(Document):
-    """Tensors that are one tensor when a flag is set; the first is the one that files store."""
-
-    when: str
-    same: Annotated[tuple[str, ...], Field(min_length=2)]
-
-
-class Relations(Document):
-    """What the certificate and the methods need to know beyond the tensors."""
-
-    norms: tuple[Norm, ...] = ()
-    attention: tuple[Attention, ...] = ()
-    activations: tuple[Activation, ...] = ()
-    ties: tuple[Tie, ...] = ()
+    same_as: Same | None = None
+    """The space is another one under a condition: an embedding that is not projected is the residual stream."""
 
 
 _Dims = Annotated[
@@ -161,68 +138,16 @@ class Tensor(Document):
     optional: bool = False
     """May be absent from a file (heads, pooler)."""
     when: str | None = None
-    """A flag: the tensor must be there when it is set, and may be absent otherwise."""
-
-    def required(self, flags: Mapping[str, bool]) -> bool:
-        """Whether a file must have the tensor."""
-        return flags[self.when] if self.when is not None else not self.optional
+    """A flag, or ``not`` and a flag: the tensor is there when it holds, and nobody's when it does not."""
+    not_in: tuple[int, ...] = ()
+    """Layers that do not have it."""
+    offset: float = 0.0
+    """What is stored is the value less this: 1 for gains that are stored as their difference from 1."""
 
     @cached_property
     def touches(self) -> tuple[Dim, ...]:
         """The dimensions, parsed."""
         return tuple(Dim(*text.split(".")) for text in self.dims)  # type: ignore[arg-type]
-
-
-class Split(Document):
-    """Cut the first dimension into equal parts, one per canonical tensor, in order."""
-
-    split: Annotated[int, Field(ge=2)]
-
-
-Step = Literal["transpose"] | Split
-
-
-class Entry(Document):
-    """How one tensor of a file becomes canonical ones: the steps, in order, from the file's side."""
-
-    steps: tuple[Step, ...] = ()
-    is_: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_short_list, json_schema_input_type=Annotated[tuple[str, ...], Field(min_length=1)] | str),
-        Field(min_length=1, alias="is"),
-    ]
-    """The canonical tensors that it holds, in the order of the split."""
-    for_: Annotated[str | None, Field(alias="for")] = None
-    """Holds only for this class in the config's ``architectures`` (one name, two meanings)."""
-
-    def splits_into(self, count: int) -> bool:
-        """Whether the steps give ``count`` tensors."""
-        parts = [step.split for step in self.steps if isinstance(step, Split)]
-        return len(parts) <= 1 and count == (parts[0] if parts else 1)
-
-
-OneEntry = Annotated[Entry, BeforeValidator(_short_entry, json_schema_input_type=Entry | str)]
-_Entries = Annotated[tuple[OneEntry, ...], Field(min_length=1)]
-
-
-class Layout(Document):
-    """A file's own names and shapes; one declaration serves reading and writing."""
-
-    base: tuple[str, ...] = ("",)
-    """What ``{base}`` in a name may stand for; a file uses one of them throughout."""
-    aliases: dict[str, str] = {}
-    """Old endings of names, and what they are called now."""
-    tensors: dict[
-        str,
-        Annotated[
-            tuple[OneEntry, ...],
-            BeforeValidator(_short_list, json_schema_input_type=_Entries | Entry | str),
-            Field(min_length=1),
-        ],
-    ]
-    """By name in the file; where one name has several meanings, the first entry that holds."""
-    drop: dict[str, str] = {}
-    """Names that are no weights (buffers), and why they are not written."""
 
 
 class Family(Document):
@@ -236,6 +161,10 @@ class Family(Document):
     """Every size, by the name that plans use: the key of ``config.json`` that has it, or a rule."""
     flags: dict[str, FlagRule] = {}
     """Every yes or no that decides which tensors there are."""
+    layer_lists: dict[str, LayerList] = {}
+    """Keys of ``config.json`` with one entry a layer: layers of different entries are of different kinds."""
+    recounted: tuple[str, ...] = ()
+    """Keys of ``config.json`` that count or name layers and that the library makes up: left out where layers change."""
     defaults: dict[str, float] = {}
     """Values that Transformers takes for keys of ``config.json`` that are not there: epsilons of norms."""
     requires: dict[str, bool | int | str | None] = {}
@@ -257,6 +186,10 @@ class Family(Document):
     layouts: dict[str, Layout]
     """How files lay the tensors out, by name; ``hf`` is that of Hugging Face."""
 
+    def __repr__(self) -> str:
+        """Its name: all that it says is in its file."""
+        return f"<family {self.name}>"
+
     def misfits(self) -> Iterator[Misfit]:
         """Names that are used and not declared, or declared and not used as they must be."""
         return family_rules.misfits(self)
@@ -266,8 +199,93 @@ class Family(Document):
         return [name for name, tensor in self.tensors.items() if Dim(space, "in") in tensor.touches]
 
     def writers(self, space: str) -> list[str]:
-        """Canonical tensors that write ``space``."""
-        return [name for name, tensor in self.tensors.items() if Dim(space, "out") in tensor.touches]
+        """Canonical tensors that write ``space``, those that scale what is written too."""
+        wanted = Dim(space, "out"), Dim(space, "gain")
+        return [name for name, tensor in self.tensors.items() if any(dim in tensor.touches for dim in wanted)]
+
+    def in_layer(self, template: str, layer: int | None) -> bool:
+        """Whether a layer has the tensor (outside the layers: yes)."""
+        return layer is None or layer not in self.tensors[template].not_in
+
+    def at(self, flags: Mapping[str, bool]) -> Family:
+        """The family of models with these flags: conditions are settled, only what is there is left."""
+        key = tuple(sorted(flags.items()))
+        if key not in self._variants:
+            self._variants[key] = _variant(self, flags)
+        return self._variants[key]
+
+    def only(self, templates: Collection[str]) -> Family:
+        """The family of models that have just these tensors: spaces and relations of others are left out."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in templates}
+        before, after = (
+            {dim.space for tensor in group.values() for dim in tensor.touches} for group in (self.tensors, tensors)
+        )
+        gone = before - after  # not those that only a relation names: what a norm over heads writes
+
+        def kept(item: Any) -> bool:
+            return getattr(item, "gain", None) in (None, *tensors) and not item.names & gone
+
+        relations = {key: tuple(filter(kept, items)) for key, items in self.relations if key != "ties"}
+        spaces = {name: space for name, space in self.spaces.items() if name not in gone}
+        update = {"tensors": tensors, "spaces": spaces, "relations": self.relations.model_copy(update=relations)}
+        return self.model_copy(update=update)
+
+    @cached_property
+    def _variants(self) -> dict[tuple[tuple[str, bool], ...], Family]:
+        return {}
+
+
+def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
+    there = {name: tensor for name, tensor in family.tensors.items() if holds(tensor.when, flags)}
+    same = {name: space.same_as for name, space in family.spaces.items() if space.same_as is not None}
+    direct = {name: rule.space for name, rule in same.items() if holds(rule.when, flags)}
+    one = {name: _end(name, direct) for name in direct}
+
+    def renamed(document: AnyDocument) -> AnyDocument:
+        changed = {key: one[value] for key, value in document if isinstance(value, str) and value in one}
+        return document.model_copy(update={**changed, **({"when": None} if hasattr(document, "when") else {})})
+
+    def dims(tensor: Tensor) -> Tensor:
+        touched = tuple(f"{one.get(space, space)}.{role}" for space, role in tensor.touches)
+        return Tensor(dims=touched, optional=tensor.optional, not_in=tensor.not_in, offset=tensor.offset)
+
+    relations = {
+        key: tuple(renamed(item) for item in items if holds(getattr(item, "when", None), flags))
+        for key, items in family.relations
+        if key != "ties"
+    }
+    layouts = {
+        name: layout.model_copy(update={"tensors": _entries_for(layout, there)})
+        for name, layout in family.layouts.items()
+    }
+    tensors = {name: dims(tensor) for name, tensor in there.items()}
+    before = {dim.space for tensor in family.tensors.values() for dim in tensor.touches}
+    unused = before - {dim.space for tensor in tensors.values() for dim in tensor.touches}
+    return family.model_copy(
+        update={
+            "residual": one.get(family.residual, family.residual),
+            "output": one.get(family.output, family.output),
+            "spaces": {name: space for name, space in family.spaces.items() if name not in {*one, *unused}},
+            "relations": family.relations.model_copy(update=relations),
+            "tensors": tensors,
+            "layouts": layouts,
+        }
+    )
+
+
+def _end(name: str, one: Mapping[str, str]) -> str:
+    """The space that a space is one with, through those between."""
+    while name in one:
+        name = one[name]
+    return name
+
+
+def _entries_for(layout: Layout, there: Mapping[str, Tensor]) -> dict[str, tuple[Entry, ...]]:
+    kept = {
+        key: tuple(entry for entry in choices if all(name in there for name in entry.is_))
+        for key, choices in layout.tensors.items()
+    }
+    return {key: choices for key, choices in kept.items() if choices}
 
 
 def at_layer(template: str, layer: int | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ligo_spec import expressions
+from ligo_spec.relations import NOT, SPACES
 
 if TYPE_CHECKING:
     from ligo_spec.documents import Misfit
@@ -19,6 +20,8 @@ ROLES = ("out", "in", "gain")
 def misfits(family: Family) -> Iterator[Misfit]:
     """Every broken reference, at the key that makes it."""
     yield from _sizes(family)
+    yield from _flags(family)
+    yield from _layer_lists(family)
     yield from _spaces(family)
     yield from _relations(family)
     yield from _tensors(family)
@@ -51,45 +54,78 @@ def _needs(family: Family, name: str) -> set[str]:
     return found
 
 
+def _flags(family: Family) -> Iterator[Misfit]:
+    for name, flag in family.flags.items():
+        for size in flag.differ or ():
+            if size not in family.sizes:
+                yield ("flags", name), f"no size is named {size!r}"
+
+
+def _layer_lists(family: Family) -> Iterator[Misfit]:
+    for key, rule in family.layer_lists.items():
+        yield from _condition(family, ("layer_lists", key), rule.when)
+
+
 def _spaces(family: Family) -> Iterator[Misfit]:
     for name, space in family.spaces.items():
+        place = "spaces", name
         for axis in space.axes:
             if axis != "*" and axis not in family.sizes:
-                yield ("spaces", name), f"no size is named {axis!r}"
+                yield place, f"no size is named {axis!r}"
+        if space.same_as is not None:
+            yield from _condition(family, place, space.same_as.when)
+            if space.same_as.space not in family.spaces:
+                yield place, f"no space is named {space.same_as.space!r}"
+            elif name in _ends(family, name):
+                yield place, "is one with itself, through other spaces"
     for key in ("residual", "output"):
         if getattr(family, key) not in family.spaces:
             yield (key,), f"no space is named {getattr(family, key)!r}"
 
 
+def _ends(family: Family, name: str) -> set[str]:
+    """All spaces that a space may be one with, directly or through others, whatever the flags."""
+    found: set[str] = set()
+    while name in family.spaces and (same := family.spaces[name].same_as) is not None and same.space not in found:
+        name = same.space
+        found.add(name)
+    return found
+
+
+def _condition(family: Family, place: tuple[str | int, ...], when: str | None) -> Iterator[Misfit]:
+    if when is not None and when.removeprefix(NOT) not in family.flags:
+        yield place, f"no flag is named {when.removeprefix(NOT)!r}"
+
+
 def _relations(family: Family) -> Iterator[Misfit]:
-    relations = family.relations
-    used: list[tuple[tuple[str | int, ...], str]] = []
-    for number, norm in enumerate(relations.norms):
-        place = "relations", "norms", number
-        used += [(place, norm.reads), (place, norm.writes)]
-        if norm.gain not in family.tensors:
-            yield place, f"no tensor is named {norm.gain!r}"
-    for number, a in enumerate(relations.attention):
-        used += [(("relations", "attention", number), space) for space in (a.query, a.key, a.value, a.context)]
-    used += [(("relations", "activations", n), activation.space) for n, activation in enumerate(relations.activations)]
-    yield from ((place, f"no space is named {space!r}") for place, space in used if space not in family.spaces)
-    for number, tie in enumerate(relations.ties):
-        place = "relations", "ties", number
-        yield from ((place, f"no tensor is named {name!r}") for name in tie.same if name not in family.tensors)
-        if tie.when not in family.flags:
-            yield place, f"no flag is named {tie.when!r}"
+    for kind, items in family.relations:
+        for number, item in enumerate(items):
+            place = "relations", kind, number
+            for key in SPACES & item.model_fields_set:
+                if getattr(item, key) not in family.spaces:
+                    yield place, f"no space is named {getattr(item, key)!r}"
+            if getattr(item, "gain", None) not in (None, *family.tensors):
+                yield place, f"no tensor is named {item.gain!r}"
+            if getattr(item, "root_of", None) not in (None, *family.sizes):
+                yield place, f"no size is named {item.root_of!r}"
+            yield from (
+                (place, f"no tensor is named {n!r}") for n in getattr(item, "same", ()) if n not in family.tensors
+            )
+            yield from _condition(family, place, getattr(item, "when", None))
 
 
 def _tensors(family: Family) -> Iterator[Misfit]:
     for name, tensor in family.tensors.items():
+        place = "tensors", name
         if name.count(LAYER) > 1:
-            yield ("tensors", name), f"a name has {LAYER} at most once"
+            yield place, f"a name has {LAYER} at most once"
         for text in tensor.dims:
             space, _, role = text.partition(".")
             if space not in family.spaces or role not in ROLES:
-                yield ("tensors", name), f"{text!r} is not a declared space with a role ({', '.join(ROLES)})"
-        if tensor.when is not None and tensor.when not in family.flags:
-            yield ("tensors", name), f"no flag is named {tensor.when!r}"
+                yield place, f"{text!r} is not a declared space with a role ({', '.join(ROLES)})"
+        yield from _condition(family, place, tensor.when)
+        if tensor.not_in and LAYER not in name:
+            yield place, f"is in no layer, so not_in says nothing (its name has no {LAYER})"
 
 
 def _layouts(family: Family) -> Iterator[Misfit]:
@@ -103,6 +139,9 @@ def _layouts(family: Family) -> Iterator[Misfit]:
                     yield place, f"no tensor is named {name!r}"
                 elif claimed[name] > 1:
                     yield place, f"{name!r} is claimed {claimed[name]} times"
+            for step in entry.steps:
+                if not isinstance(step, str) and step.per not in (None, *family.sizes):
+                    yield place, f"no size is named {step.per!r}"
             if not entry.splits_into(len(entry.is_)):
                 yield place, "must split into as many parts as it is tensors"
             if {LAYER in name for name in entry.is_} != {LAYER in key} or key.count(LAYER) > 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from ligo_spec.certify import Broken
 from ligo_spec.checkpoint import load_converter
 from ligo_spec.documents import dump
 from ligo_spec.errors import PlanError, VerificationError
-from ligo_spec.explain import written_config
+from ligo_spec.explain import grown_config, written_config
 from ligo_spec.family import Family
 from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
 from ligo_spec.inputs import open_input
@@ -173,7 +174,7 @@ def _settle(job: Job, operator: str | Path | None) -> tuple[Small, Growth, Opera
     growth = growth_of(job, small.architecture)
     start = start_of(job, growth, operator)
     if job.plan.fit is None or operator is not None:
-        certificate(job, growth, start)
+        certificate(job, growth, start, small.binding.templates())
     elif job.plan.checks.lossless == "require":
         raise PlanError(job.problem("a fit changes the function; drop fit or lossless: require", "checks", "lossless"))
     return small, growth, start
@@ -194,6 +195,8 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
     if options is None:
         raise PlanError(job.problem("has no fit section; there is nothing to learn"))
     train, heldout = text_files(job.train), text_files(job.heldout)
+    large = replace(growth.large, config=MappingProxyType(grown_config(growth, start)))
+    growth = replace(growth, large=large)  # the fit must see the model that is written, epsilons and lists included
     return FitTask(growth, start, small.binding, small.read, options, job.plan.seed, small.directory, train, heldout)
 
 
@@ -220,7 +223,7 @@ def _write(
 ) -> Grown:
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
     config = written_config(job, growth, operator)
-    broken = certificate(job, growth, operator)
+    broken = certificate(job, growth, operator, small.binding.templates())
     error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
     with staged_directory(job.output, sources=[job.source]) as stage:
         _write_weights(stage, job, outputs, backend, events)

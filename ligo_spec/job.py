@@ -21,7 +21,8 @@ from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
 from ligo_spec.methods import build_operator
-from ligo_spec.operator import Growth, Operator, check_operator
+from ligo_spec.operator import Growth, Operator
+from ligo_spec.operator_check import check_operator
 from ligo_spec.operator_file import load_operator
 from ligo_spec.plan import Plan, target_problems
 
@@ -219,13 +220,13 @@ def start_of(job: Job, growth: Growth, operator: str | Path | None = None) -> Op
         raise PlanError(job.problem(problem.message, "operator") for problem in error.problems) from error
 
 
-def certificate(job: Job, growth: Growth, operator: Operator) -> list[Broken]:
+def certificate(job: Job, growth: Growth, operator: Operator, templates: Sequence[str] | None = None) -> list[Broken]:
     """The broken conditions; empty when the grown model is the same function.
 
     Raises:
         PlanError: The plan requires losslessness and a condition is broken.
     """
-    broken = certify(growth, operator)
+    broken = certify(growth, operator, templates)
     if broken and job.plan.checks.lossless == "require":
         raise PlanError(job.problem(f"lossless is required, but {item}", "checks", "lossless") for item in broken)
     return broken

@@ -8,20 +8,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.errors import InputError, PlanError, Problem, printable
-from ligo_spec.family import LAYER, Entry, Layout, Split, Step, at_layer, template_pattern
+from ligo_spec.family import LAYER, at_layer, template_pattern
+from ligo_spec.file_layout import Entry, Layout, Split, Step
 
 BASE = "{base}"
 """Stands for the prefix that a file uses throughout, or not at all."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A split at given sizes: the first dimension is ``groups`` times the sum of ``sizes``, part after part.
+
+    Args:
+        sizes: Rows of every part in one group.
+        groups: How many groups there are.
+    """
+
+    sizes: tuple[int, ...]
+    groups: int = 1
+
+
+Turn = Literal["transpose"] | Cut
+"""A step whose sizes are settled."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +51,16 @@ class Slot:
         name: Name in the file, as the layout writes it (old names are read, new ones written).
         template: The same with ``{i}`` for the layer.
         layer: The layer, or None.
-        steps: From the file's side to the canonical one.
+        declared: The steps as the family has them, from the file's side to the canonical one.
+        steps: The same at the sizes of one model.
         canonical: Canonical templates, in the order of the split.
     """
 
     name: str
     template: str
     layer: int | None
-    steps: tuple[Step, ...]
+    declared: tuple[Step, ...]
+    steps: tuple[Turn, ...]
     canonical: tuple[str, ...]
 
     @property
@@ -49,7 +70,11 @@ class Slot:
 
     def at(self, layer: int) -> Slot:
         """The same tensor in another layer."""
-        return Slot(at_layer(self.template, layer), self.template, layer, self.steps, self.canonical)
+        return replace(self, name=at_layer(self.template, layer), layer=layer)
+
+    def sized(self, architecture: Architecture) -> Slot:
+        """The same tensor at the sizes of another model of the family."""
+        return replace(self, steps=settled(self.declared, self.canonical, architecture))
 
 
 @dataclass(frozen=True)
@@ -75,44 +100,79 @@ class Binding:
         return list(dict.fromkeys(template for slot in self.slots.values() for template in slot.canonical))
 
 
-def unpack(value: Any, steps: Iterable[Step]) -> list[Any]:
+def slots_of(slot: Slot, architecture: Architecture) -> list[Slot]:
+    """A tensor of a file in every layer of a model that has it, at its sizes; itself where it is in no layer."""
+    if slot.layer is None:
+        return [slot.sized(architecture)]
+    return [slot.at(i).sized(architecture) for i in architecture.layers_of(slot.canonical[0]) if i is not None]
+
+
+def settled(steps: Sequence[Step], canonical: Sequence[str], architecture: Architecture) -> tuple[Turn, ...]:
+    """Steps at the sizes of a model: every part of a split is as long as its canonical tensor."""
+    found: list[Turn] = []
+    for number, step in enumerate(steps):
+        if not isinstance(step, Split):
+            found.append("transpose")
+            continue
+        axis = -1 if list(steps[number + 1 :]).count("transpose") % 2 else 0
+        groups = 1 if step.per is None else architecture.sizes[step.per]
+        sides = [architecture.shape(template)[axis] for template in canonical]
+        found.append(Cut(tuple((side or 0) // groups for side in sides), groups))
+    return tuple(found)
+
+
+def unpack(value: Any, steps: Iterable[Turn]) -> list[Any]:
     """From a file's tensor to its canonical ones: ``(d_in, 3 d_out)`` -> three ``(d_out, d_in)``."""
     parts = [value]
     for step in steps:
-        if isinstance(step, Split):
-            side = parts[0].shape[0] // step.split
-            parts = [parts[0][i * side : (i + 1) * side] for i in range(step.split)]
-        else:
-            parts = [part.T for part in parts]
+        parts = _cut(parts[0], step) if isinstance(step, Cut) else [part.T for part in parts]
     return parts
 
 
-def pack(parts: Sequence[Any], steps: Sequence[Step], library: ModuleType = np) -> Any:
+def _cut(value: Any, cut: Cut) -> list[Any]:
+    rest = value.shape[1:]
+    grouped = value.reshape(cut.groups, sum(cut.sizes), *rest)
+    ends = list(accumulate(cut.sizes))
+    return [
+        grouped[:, end - size : end].reshape(cut.groups * size, *rest)
+        for size, end in zip(cut.sizes, ends, strict=True)
+    ]
+
+
+def pack(parts: Sequence[Any], steps: Sequence[Turn], library: ModuleType = np) -> Any:
     """The inverse of ``unpack``; ``library`` is the array library (it needs ``concat``)."""
     parts = list(parts)
     for step in reversed(steps):
-        parts = [library.concat(parts)] if isinstance(step, Split) else [part.T for part in parts]
+        parts = [_joined(parts, step, library)] if isinstance(step, Cut) else [part.T for part in parts]
     return parts[0]
 
 
-def unpacked_shapes(shape: tuple[int, ...], steps: Iterable[Step]) -> list[tuple[int, ...]] | None:
+def _joined(parts: Sequence[Any], cut: Cut, library: ModuleType) -> Any:
+    rest = parts[0].shape[1:]
+    if cut.groups == 1:
+        return library.concat(parts)
+    grouped = [part.reshape(cut.groups, size, *rest) for part, size in zip(parts, cut.sizes, strict=True)]
+    return library.concat(grouped, 1).reshape(cut.groups * sum(cut.sizes), *rest)
+
+
+def unpacked_shapes(shape: tuple[int, ...], steps: Iterable[Turn]) -> list[tuple[int, ...]] | None:
     """Shapes of the canonical tensors in a file's tensor of ``shape``, or None if the steps do not fit it."""
     parts = [shape]
     for step in steps:
-        if not isinstance(step, Split):
+        if not isinstance(step, Cut):
             parts = [part[::-1] for part in parts]
-        elif not parts[0] or parts[0][0] % step.split:
+        elif not parts[0] or parts[0][0] != step.groups * sum(step.sizes):
             return None
         else:
-            parts = [(parts[0][0] // step.split, *parts[0][1:])] * step.split
+            parts = [(step.groups * size, *parts[0][1:]) for size in step.sizes]
     return parts
 
 
-def packed_shape(shapes: Sequence[tuple[int, ...]], steps: Sequence[Step]) -> tuple[int, ...]:
+def packed_shape(shapes: Sequence[tuple[int, ...]], steps: Sequence[Turn]) -> tuple[int, ...]:
     """Shape of the file's tensor that holds canonical tensors of ``shapes``."""
     parts = list(shapes)
     for step in reversed(steps):
-        if isinstance(step, Split):
+        if isinstance(step, Cut):
             parts = [(sum(part[0] for part in parts), *parts[0][1:])]
         else:
             parts = [part[::-1] for part in parts]
@@ -152,16 +212,56 @@ def bind(
         InputError: A tensor that no line names, one claimed twice, one missing, or one of another shape than the
             config's sizes give. All problems at once.
     """
+    found = examine(architecture, tensors, drop=drop, copy=copy)
+    problems = [
+        Problem(
+            where,
+            f"tensor {printable(name)} is not declared by family {architecture.family.name}; "
+            "name it in the plan's source.drop or source.copy",
+        )
+        for name in found.undeclared
+    ]
+    problems += [Problem(where, text) for text in (*found.wrong_set, *found.wrong_shapes.values())]
+    if problems:
+        raise InputError(problems)
+    return found.binding
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a file's tensors are, and what is wrong with them.
+
+    Args:
+        binding: Of the tensors that are declared.
+        undeclared: Names that no line of the family has.
+        wrong_set: Canonical tensors that are missing or come twice, as messages.
+        wrong_shapes: Messages by name in the file.
+    """
+
+    binding: Binding
+    undeclared: tuple[str, ...]
+    wrong_set: tuple[str, ...]
+    wrong_shapes: Mapping[str, str]
+
+
+def examine(
+    architecture: Architecture,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    drop: Sequence[str] = (),
+    copy: Sequence[str] = (),
+) -> Findings:
+    """Look at every tensor of a file; as ``bind``, but what is wrong is told and not raised."""
     layout = layout_of(architecture)
     base = _choose_base(layout, tensors)
     architectures = architecture.config.get("architectures") or []
     slots: dict[str, Slot] = {}
     dropped: dict[str, str] = {}
     copied: list[str] = []
-    problems: list[Problem] = []
+    undeclared: list[str] = []
     for name in tensors:
         renamed = _modern(layout, name)
-        slot = _slot(layout, base, renamed, architectures)
+        slot = _slot(architecture, layout, base, renamed, architectures)
         if slot is not None:
             slots[name] = slot
             continue
@@ -173,19 +273,10 @@ def bind(
         elif any(fnmatchcase(name, pattern) for pattern in copy):
             copied.append(name)
         else:
-            problems.append(
-                Problem(
-                    where,
-                    f"tensor {printable(name)} is not declared by family {architecture.family.name}; "
-                    "name it in the plan's source.drop or source.copy",
-                )
-            )
+            undeclared.append(name)
     binding = Binding(slots, dropped, tuple(copied))
-    problems += [Problem(where, text) for text in _wrong_set(architecture, binding)]
-    problems += [Problem(where, text) for text in _wrong_shapes(architecture, binding, tensors)]
-    if problems:
-        raise InputError(problems)
-    return binding
+    wrong_shapes = _wrong_shapes(architecture, binding, tensors)
+    return Findings(binding, tuple(undeclared), tuple(_wrong_set(architecture, binding)), wrong_shapes)
 
 
 def _modern(layout: Layout, name: str) -> str:
@@ -209,14 +300,18 @@ def _choose_base(layout: Layout, names: Iterable[str]) -> str:
     return max(layout.base, key=lambda base: found[base])
 
 
-def _slot(layout: Layout, base: str, name: str, architectures: Sequence[str]) -> Slot | None:
+def _slot(
+    architecture: Architecture, layout: Layout, base: str, name: str, architectures: Sequence[str]
+) -> Slot | None:
     for declared, choices in layout.tensors.items():
         template = declared.replace(BASE, base)
         match = template_pattern(template).fullmatch(name)
         if match:
             layer = int(match["i"]) if LAYER in template else None
             entry = _entry(choices, architectures)
-            return Slot(name, template, layer, entry.steps, entry.is_) if entry else None
+            if entry is None:
+                return None
+            return Slot(name, template, layer, entry.steps, settled(entry.steps, entry.is_, architecture), entry.is_)
     return None
 
 
@@ -237,25 +332,31 @@ def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
     wrong = [f"{name} comes {count} times (an old and a new name?)" for name, count in counts.items() if count > 1]
     present = set(binding.templates())
     for template, tensor in architecture.family.tensors.items():
-        if template in present or tensor.required(architecture.flags):
+        if template in present or not tensor.optional:
             wrong += [f"tensor {name} is missing" for name in architecture.names(template) if name not in counts]
     wrong += [
         f"{printable(key)} is in layer {slot.layer}, but there are {architecture.layers} layers"
         for key, slot in binding.slots.items()
         if slot.layer is not None and slot.layer >= architecture.layers
     ]
+    wrong += [
+        f"{printable(key)} is in layer {slot.layer}, which has none in family {architecture.family.name}"
+        for key, slot in binding.slots.items()
+        if not all(architecture.family.in_layer(template, slot.layer) for template in slot.canonical)
+    ]
     return wrong
 
 
-def _wrong_shapes(architecture: Architecture, binding: Binding, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    wrong = []
+def _wrong_shapes(architecture: Architecture, binding: Binding, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    wrong: dict[str, str] = {}
     for key, slot in binding.slots.items():
         shapes = unpacked_shapes(tensors[key].shape, slot.steps)
         for part, template in enumerate(slot.canonical):
             wanted = architecture.shape(template)
             if shapes is None or not _fits(shapes[part], wanted):
                 found = tensors[key].shape if shapes is None else shapes[part]
-                wrong.append(f"{printable(key)} ({template}) has shape {found}, but the config's sizes give {wanted}")
+                text = f"{printable(key)} ({template}) has shape {found}, but the config's sizes give {wanted}"
+                wrong.setdefault(key, text)  # one for a tensor of the file, however many it holds
     return wrong
 
 

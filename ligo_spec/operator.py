@@ -6,16 +6,16 @@ that they use in each role; two spaces (or two roles) that name one map are tied
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
-from ligo_spec.errors import InputError, Problem
-from ligo_spec.family import LAYER, Role
-from ligo_spec.maps import Identity, Map
+from ligo_spec.errors import InputError
+from ligo_spec.family import Role
+from ligo_spec.maps import Map
 
 ALL = "*"
 """The key of a depth map that serves every layer tensor without one of its own."""
@@ -90,6 +90,15 @@ class Growth:
         if self.small.family is not self.large.family and self.small.family != self.large.family:
             raise InputError("growth needs two sizes of one family")
 
+    def only(self, templates: Collection[str]) -> Growth:
+        """The same growth of models that have just these tensors, and those that are tied to one of them.
+
+        A tied tensor is stored once, so a file does not tell whether a model has the others.
+        """
+        tied = (name for group in self.small.ties if set(group) & set(templates) for name in group)
+        family = self.small.family.only({*templates, *tied})
+        return Growth(replace(self.small, family=family), replace(self.large, family=family))
+
     @property
     def ratio(self) -> float:
         """Small over large size of the residual stream, ``d / d'``."""
@@ -98,75 +107,3 @@ class Growth:
         assert small is not None
         assert large is not None
         return small / large
-
-
-def check_operator(operator: Operator, growth: Growth) -> None:
-    """Refuse an operator that does not fit the family or the sizes.
-
-    Raises:
-        InputError: All problems at once.
-    """
-    problems = [Problem("operator", text) for text in _misfits(operator, growth)]
-    if problems:
-        raise InputError(problems)
-
-
-def _misfits(operator: Operator, growth: Growth) -> Iterator[str]:
-    family = growth.small.family
-    if operator.family != family.name:
-        yield f"made for family {operator.family!r}, not {family.name!r}"
-        return
-    for which, made, wanted in (
-        ("small", operator.small, growth.small.sizes),
-        ("large", operator.large, growth.large.sizes),
-    ):
-        different = [name for name in wanted if made.get(name) != wanted[name]]
-        yield from (f"{which} {name} is {made.get(name)}, the plan's is {wanted[name]}" for name in different)
-    if not operator.terms:
-        yield "has no terms"
-    for number, term in enumerate(operator.terms):
-        for text in [*_misfit_spaces(term, growth), *_misfit_depth(term, growth)]:
-            yield text if len(operator.terms) == 1 else f"term {number}: {text}"
-    norms = {norm.eps for norm in family.relations.norms}
-    for key, factor in operator.eps_scale.items():
-        if key not in norms or not np.isfinite(factor) or factor <= 0:
-            yield f"eps_scale.{key} = {factor}: must be a positive factor of one of {', '.join(sorted(norms))}"
-
-
-def _misfit_spaces(term: Term, growth: Growth) -> Iterator[str]:
-    family = growth.small.family
-    for name in term.spaces.keys() - family.spaces.keys():
-        yield f"space {name} is not one of the family's"
-    for name, space in family.spaces.items():
-        if name not in term.spaces:
-            yield f"space {name} has no maps"
-            continue
-        wanted = growth.large.width(name), growth.small.width(name)
-        for role in ("out", "in", "gain"):
-            key = term.spaces[name].of(role)
-            if key not in term.maps:
-                yield f"space {name} names a map {key!r} that is not there"
-                continue
-            choices = term.maps[key]
-            allowed = (1, growth.large.layers) if space.per == "layer" else (1,)
-            if len(choices) not in allowed:
-                yield f"map {key} of space {name} comes {len(choices)} times; allowed: {allowed}"
-            for map_ in choices:
-                if wanted != (None, None) and map_.shape != wanted:
-                    yield f"map {key} has shape {map_.shape}; space {name} needs (large, small) = {wanted}"
-                elif wanted == (None, None) and not isinstance(map_, Identity):
-                    yield f"map {key}: space {name} has no declared size, only the identity maps it"
-
-
-def _misfit_depth(term: Term, growth: Growth) -> Iterator[str]:
-    layered = [name for name in growth.small.family.tensors if LAYER in name]
-    wanted = growth.large.layers, growth.small.layers
-    for key, mix in term.depth.items():
-        if key != ALL and key not in layered:
-            yield f"depth map {key} is for no layer tensor of the family"
-        if mix.shape != wanted:
-            yield f"depth map {key} has shape {mix.shape}; (layers_large, layers_small) = {wanted} is needed"
-        elif not np.isfinite(mix).all():
-            yield f"depth map {key} is not finite"
-    if ALL not in term.depth:
-        yield from (f"tensor {name} has no depth map" for name in layered if name not in term.depth)

@@ -13,7 +13,7 @@ from ligo_spec.backend import Backend
 from ligo_spec.checkpoint import DTYPES, FLOATS, TensorInfo
 from ligo_spec.errors import InputError, NumericalError, Problem
 from ligo_spec.job import Small
-from ligo_spec.layout import Slot, pack, packed_shape
+from ligo_spec.layout import Slot, pack, packed_shape, slots_of
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.recipe import TensorRecipe, compile_recipes, grown_shape, run
 
@@ -99,11 +99,8 @@ def _large_slots(small: Small, growth: Growth) -> Iterator[Slot]:
         name for first, *others in small.architecture.ties if first in present for name in others if name in present
     }
     for slot in {slot.template: slot for slot in small.binding.slots.values()}.values():
-        if slot.layer is None:
-            if not again.issuperset(slot.holds):
-                yield slot
-        else:
-            yield from (slot.at(layer) for layer in range(growth.large.layers))
+        if not again.issuperset(slot.holds):
+            yield from slots_of(slot, growth.large)
 
 
 def _cast(value: npt.NDArray[Any], info: TensorInfo) -> npt.NDArray[Any]:

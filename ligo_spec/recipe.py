@@ -57,11 +57,13 @@ class TensorRecipe:
         name: Canonical name of the large tensor.
         template: The same with ``{i}`` for the layer.
         terms: Added up; none means zeros of the mapped shape (a layer without a source).
+        offset: What stored values lack: it is added before, and taken away after, any arithmetic.
     """
 
     name: str
     template: str
     terms: tuple[RecipeTerm, ...]
+    offset: float = 0.0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -82,8 +84,9 @@ def compile_recipes(family: Family, operator: Operator, templates: Iterable[str]
             continue
         layers: Iterable[int | None] = range(operator.large[family.layers]) if LAYER in template else (None,)
         for layer in layers:
-            terms = tuple(_term(family, term, template, layer) for term in operator.terms)
-            yield TensorRecipe(at_layer(template, layer), template, terms)
+            if family.in_layer(template, layer):
+                terms = tuple(_term(family, term, template, layer) for term in operator.terms)
+                yield TensorRecipe(at_layer(template, layer), template, terms, family.tensors[template].offset)
 
 
 def grown_shape(recipe: TensorRecipe, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -110,10 +113,16 @@ def run(recipe: TensorRecipe, read: Read, backend: Backend[Any]) -> Array:
         return value
     dtype = _one_dtype(recipe, sources)
     compute = np.float64 if dtype == np.float64 else np.float32
-    ready = {name: backend.from_numpy(value.astype(compute)) for name, value in sources.items()}
+    ready = {
+        name: backend.from_numpy(_shifted(value.astype(compute), recipe.offset)) for name, value in sources.items()
+    }
     terms = [_run_term(term, ready, backend) for term in recipe.terms]
     total = terms[0] if len(terms) == 1 else backend.mix(terms, [1.0] * len(terms))
-    return backend.to_numpy(total).astype(dtype)
+    return _shifted(backend.to_numpy(total), -recipe.offset).astype(dtype)
+
+
+def _shifted(value: Array, offset: float) -> Array:
+    return value + value.dtype.type(offset) if offset else value
 
 
 def _term(family: Family, term: Term, template: str, layer: int | None) -> RecipeTerm:
@@ -122,7 +131,8 @@ def _term(family: Family, term: Term, template: str, layer: int | None) -> Recip
     if layer is None:
         return RecipeTerm(((template, 1.0),), kept)
     row = term.mix(template)[layer]
-    used = [int(j) for j in np.flatnonzero(row)] or [0]  # a zero row still needs a tensor for the shape
+    there = [j for j in range(row.size) if family.in_layer(template, j)]
+    used = [int(j) for j in np.flatnonzero(row)] or there[:1]  # a zero row still needs a tensor for the shape
     return RecipeTerm(tuple((at_layer(template, j), float(row[j])) for j in used), kept)
 
 

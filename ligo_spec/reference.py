@@ -65,6 +65,9 @@ def mix_layers(layers: Array, mix: Array) -> Array:
 def grow(family: Family, operator: Operator, small: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, Array]:
     """All tensors of the large model: ``W'_i = Σ_t Σ_j D_t[i, j] · B_t W_j A_tᵀ`` (SPEC 3.3).
 
+    The equation holds for values, not for what is stored: where a family states an offset, it is added before and
+    taken away after.
+
     Args:
         family: The declaration of the tensors.
         operator: The maps.
@@ -77,18 +80,23 @@ def grow(family: Family, operator: Operator, small: Mapping[str, npt.NDArray[np.
     layers_small = operator.small[family.layers]
     layers_large = operator.large[family.layers]
     for template in family.tensors:
-        if at_layer(template, 0) not in small:
+        offset = family.tensors[template].offset
+        there = [j for j in range(layers_small) if family.in_layer(template, j)]
+        if at_layer(template, there[0] if there else 0) not in small:
             continue
         if LAYER not in template:
-            weight = small[template].astype(np.float64)
-            large[template] = _sum([widen(weight, _maps(family, term, template, None)) for term in operator.terms])
+            weight = small[template].astype(np.float64) + offset
+            terms = [widen(weight, _maps(family, term, template, None)) for term in operator.terms]
+            large[template] = _sum(terms) - offset
             continue
-        stack = np.stack([small[at_layer(template, j)].astype(np.float64) for j in range(layers_small)])
-        mixed = [mix_layers(stack, term.mix(template).astype(np.float64)) for term in operator.terms]
+        stack = np.stack([small[at_layer(template, j)].astype(np.float64) + offset for j in there])
+        mixed = [mix_layers(stack, term.mix(template)[:, there].astype(np.float64)) for term in operator.terms]
         for i in range(layers_large):
-            large[at_layer(template, i)] = _sum(
-                [widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, operator.terms, strict=True)]
-            )
+            if family.in_layer(template, i):
+                terms = [
+                    widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, operator.terms, strict=True)
+                ]
+                large[at_layer(template, i)] = _sum(terms) - offset
     return large
 
 

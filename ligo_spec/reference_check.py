@@ -29,7 +29,8 @@ def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any])
     family = outputs.small.architecture.family
     worst, where = 0.0, ""
     for template in outputs.small.binding.templates():
-        layer = operator.large[family.layers] - 1 if LAYER in template else None
+        layers = [i for i in range(operator.large[family.layers]) if family.in_layer(template, i)]
+        layer = layers[-1] if LAYER in template else None
         name = at_layer(template, layer)
         got = run(outputs.recipes[name], outputs.small.read, backend)
         want, bound = _expected(family, operator, template, layer, outputs, got.dtype)
@@ -45,20 +46,22 @@ def _expected(
     family: Family, operator: Operator, template: str, layer: int | None, outputs: Outputs, dtype: np.dtype[Any]
 ) -> tuple[Array, Array]:
     """The reference's value and the bound on rounding: the same equation on absolute values."""
-    layers = range(operator.small[family.layers])
+    layers = [j for j in range(operator.small[family.layers]) if family.in_layer(template, j)]
     names = [at_layer(template, j) for j in layers] if layer is not None else [template]
-    stack = np.stack([outputs.small.read(name).astype(np.float64) for name in names])
+    offset = family.tensors[template].offset
+    stored = np.stack([outputs.small.read(name).astype(np.float64) for name in names])
+    stack, absolute = stored + offset, np.abs(stored) + abs(offset)
     value: Array = np.zeros(1)
     size: Array = np.zeros(1)
     terms = 4
     for term in operator.terms:
-        row = term.mix(template)[layer : layer + 1].astype(np.float64) if layer is not None else np.ones((1, 1))
+        row = term.mix(template)[layer : layer + 1, layers].astype(np.float64) if layer is not None else np.ones((1, 1))
         maps = [_dense(term, dim.space, dim.role, layer) for dim in family.tensors[template].touches]
         value = value + reference.widen(reference.mix_layers(stack, row)[0], maps)
         sizes = [None if matrix is None else np.abs(matrix) for matrix in maps]
-        size = size + reference.widen(reference.mix_layers(np.abs(stack), np.abs(row))[0], sizes)
+        size = size + reference.widen(reference.mix_layers(absolute, np.abs(row))[0], sizes)
         terms += row.shape[1] + sum(0 if matrix is None else matrix.shape[1] for matrix in maps)
-    return value, rounding_bound(size, terms, dtype)
+    return value - offset, rounding_bound(size + abs(offset), terms, dtype)
 
 
 def rounding_bound(size: Array, terms: int, dtype: np.dtype[Any]) -> Array:

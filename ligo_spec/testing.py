@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from ligo_spec import expressions, reference
-from ligo_spec.architecture import Architecture, indivisible
+from ligo_spec import reference
+from ligo_spec.architecture import Architecture
 from ligo_spec.backend import Backend
 from ligo_spec.draws import Draws
 from ligo_spec.errors import LigoError
-from ligo_spec.family import LAYER, Family, family_names, load_family
+from ligo_spec.family import LAYER, Family, FlagRule, at_layer, family_names, load_family
+from ligo_spec.family_sizes import small_configs, small_targets, turns_pairs
+from ligo_spec.layer_kinds import fixed_kinds, same_kind
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, build_operator
-from ligo_spec.operator import ALL, Growth, Mix, Operator, SpaceMaps, Term, check_operator
+from ligo_spec.operator import ALL, Growth, Mix, Operator, SpaceMaps, Term
+from ligo_spec.operator_check import check_operator
 from ligo_spec.plan import OperatorChoice
 from ligo_spec.recipe import compile_recipes, run
 from ligo_spec.reference_check import rounding_bound
@@ -116,19 +117,30 @@ class DrawnGrowth:
         return f"<{self.growth.small.family.name} {small} grows {changed}, {flags}, {chosen}, seed {self.seed}>"
 
 
-def architectures(family: Family) -> st.SearchStrategy[Architecture]:
-    """Small architectures of a family, every size and flag drawn."""
-    flags = st.fixed_dictionaries({rule.config: st.booleans() for rule in family.flags.values()})
+def architectures(family: Family, config: Mapping[str, Any] | None = None) -> st.SearchStrategy[Architecture]:
+    """Small architectures of a family, every size and flag drawn.
+
+    Args:
+        family: The declaration.
+        config: More keys of the ``config.json``, which win over those that are drawn.
+    """
+    named = {rule.config: _flag_values(rule) for rule in family.flags.values() if rule.config is not None}
+    flags = st.fixed_dictionaries(named)
+    more = {"model_type": family.name, **(config or {})}
     return st.builds(
-        lambda sizes, flagged: Architecture.from_hf_config(family, {**sizes, **flagged, "model_type": family.name}),
-        st.sampled_from(_small_configs(family.name) if family.name in family_names() else _configs(family)),
+        lambda sizes, flagged: Architecture.from_hf_config(family, {**sizes, **flagged, **more}),
+        st.sampled_from(small_configs(family)),
         flags,
-    )
+    ).filter(turns_pairs)
+
+
+def _flag_values(rule: FlagRule) -> st.SearchStrategy[Any]:
+    return st.booleans() if rule.equals is None else st.just(rule.equals) | st.none()
 
 
 def targets(small: Architecture) -> st.SearchStrategy[Growth]:
     """Growths of a small architecture to any sizes that its family allows; nothing may grow too."""
-    return st.sampled_from(_targets(small)).map(lambda target: Growth(small, small.grown(target)))
+    return st.sampled_from(small_targets(small)).map(lambda target: Growth(small, small.grown(target)))
 
 
 @st.composite
@@ -137,6 +149,7 @@ def growths(
     families: Sequence[str] | None = None,
     width: Sequence[str | None] = (*WIDTH_METHODS, None),
     depth: Sequence[str | None] = (*DEPTH_METHODS, None),
+    config: Mapping[str, Any] | None = None,
 ) -> DrawnGrowth:
     """Growths of random sizes by random methods with random options, where the methods have a rule for the sizes.
 
@@ -145,9 +158,10 @@ def growths(
         families: Names to draw from; all shipped ones where it is left out.
         width: Width methods to draw from; None keeps the width.
         depth: Depth methods to draw from; None keeps the layers.
+        config: More keys of the small ``config.json``.
     """
     family = load_family(draw(st.sampled_from(list(families or family_names()))))
-    growth = draw(draw(architectures(family).map(targets)))
+    growth = draw(draw(architectures(family, config).map(targets)))
     chosen = {"width": draw(st.sampled_from(list(width))), "depth": draw(st.sampled_from(list(depth)))}
     named = {axis: {"method": name} for axis, name in chosen.items() if name is not None}
     choice = OperatorChoice.model_validate(named)
@@ -203,15 +217,22 @@ def _terms(draw: st.DrawFn, growth: Growth) -> Term:
             own = (draw(maps(small, large)) for _ in range(count))
             named[f"{name}.{role}"] = (Identity(1),) if small is None else tuple(own)
         spaces[name] = SpaceMaps(f"{name}.out", f"{name}.in", f"{name}.gain")
-    shape = growth.large.layers, growth.small.layers
+    fixed, there = fixed_kinds(growth.large), fixed_kinds(growth.small)
+    places = [[j for j, kind in enumerate(there) if kind == wanted] for wanted in fixed]
+    main = [draw(st.sampled_from(some)) for some in places]
     keys = [ALL, *(template for template in family.tensors if LAYER in template and draw(st.booleans()))]
-    return Term(named, spaces, {key: draw(_mixes(shape)) for key in keys})
+    return Term(named, spaces, {key: draw(_mixes(growth, main)) for key in keys})
 
 
 @st.composite
-def _mixes(draw: st.DrawFn, shape: tuple[int, int]) -> Mix:
+def _mixes(draw: st.DrawFn, growth: Growth, main: Sequence[int]) -> Mix:
+    """Any weights of layers that are of one kind with the one that each large layer comes from."""
     values = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return values.standard_normal(shape) * (values.random(shape) > 0.3)
+    allowed = same_kind(growth, main)
+    made = values.standard_normal(allowed.shape) * (values.random(allowed.shape) > 0.3) * allowed
+    if not allowed.all():  # a layer that comes from nowhere is of no kind
+        made[np.arange(len(main)), main] = 1.0
+    return made
 
 
 def random_small(architecture: Architecture, seed: int = 0, dtype: Any = np.float32) -> dict[str, Array]:
@@ -222,60 +243,6 @@ def random_small(architecture: Architecture, seed: int = 0, dtype: Any = np.floa
         for name in architecture.names(template):
             made[name] = Draws(seed).of(name).standard_normal(shape).astype(dtype)
     return made
-
-
-@lru_cache
-def _small_configs(name: str) -> list[dict[str, int]]:
-    return _configs(load_family(name))
-
-
-def _configs(family: Family) -> list[dict[str, int]]:
-    """Configs of small sizes that obey the family's rules, all combinations of a few values a size."""
-    rules = {name: rule for name, rule in family.sizes.items() if rule.config is not None}
-    divisors = {small for small, _ in family.divides}
-    turning = {family.spaces[a.query].axes[1] for a in family.relations.attention if a.rotary != "none"}
-    values: dict[str, tuple[int, ...]] = {}
-    for number, name in enumerate(rules):
-        if name == family.layers:
-            values[name] = (1, 2, 3)
-        elif name in turning:
-            values[name] = (2, 4)
-        else:
-            values[name] = (1, 2, 4) if name in divisors else (4, 6, 12) if _divided(family, name) else (5 + number,)
-    found = []
-    for combination in product(*values.values()):
-        stated = dict(zip(values, combination, strict=True))
-        sizes = _computed(family, stated)
-        if not indivisible(family, sizes) and not any(sizes[axis] % 2 for axis in turning):
-            found.append({rules[name].config or name: size for name, size in stated.items()})
-    return found
-
-
-def _divided(family: Family, name: str) -> bool:
-    return any(big == name for _, big in family.divides)
-
-
-def _computed(family: Family, stated: Mapping[str, int]) -> dict[str, int]:
-    sizes = dict(stated)
-    for name, rule in family.sizes.items():
-        if rule.config is None and rule.default is not None:
-            sizes[name] = expressions.evaluate(rule.default, sizes)
-    return sizes
-
-
-def _targets(small: Architecture) -> list[dict[str, int]]:
-    """Targets of at most twice each size, and some sizes between."""
-    family = small.family
-    kept = {axis for space in family.spaces.values() if space.fixed for axis in space.axes}
-    free = [name for name, rule in family.sizes.items() if rule.config is not None and name not in kept]
-    values = [sorted({small.sizes[name], small.sizes[name] * 3 // 2, small.sizes[name] * 2}) for name in free]
-    found = []
-    for combination in product(*values):
-        target = dict(zip(free, combination, strict=True))
-        sizes = _computed(family, {**small.sizes, **target})
-        if not indivisible(family, sizes) and all(sizes[name] >= small.sizes[name] for name in sizes):
-            found.append(target)
-    return found
 
 
 # --- what a backend must compute --------------------------------------------------------------------------------------
@@ -293,7 +260,12 @@ def expected(family: Family, operator: Operator, small: Mapping[str, Array]) -> 
     sizes = reference.grow(family, _absolute(operator), {name: np.abs(value) for name, value in small.items()})
     terms = 4 + operator.small[family.layers] + sum(map_.shape[1] for map_ in _widest(family, operator))
     found = reference.grow(family, operator, small)
-    return {name: (value, rounding_bound(sizes[name], terms, dtype)) for name, value in found.items()}
+    offsets = {
+        at_layer(template, layer): 2 * abs(tensor.offset)  # added, and taken away from what comes of it
+        for template, tensor in family.tensors.items()
+        for layer in (range(operator.large[family.layers]) if LAYER in template else (None,))
+    }
+    return {n: (value, rounding_bound(sizes[n] + offsets[n], terms, dtype)) for n, value in found.items()}
 
 
 def _absolute(operator: Operator) -> Operator:
@@ -309,10 +281,11 @@ def _absolute(operator: Operator) -> Operator:
 
 
 def _widest(family: Family, operator: Operator) -> Iterator[Map]:
-    """The largest map of every term, twice: no tensor has more than two dimensions that are mapped by larger ones."""
+    """The largest map of every term, for every dimension that a tensor may have."""
+    dimensions = max(len(tensor.dims) for tensor in family.tensors.values())
     for term in operator.terms:
         widest = max((map_ for choices in term.maps.values() for map_ in choices), key=lambda map_: map_.shape[1])
-        yield from (widest, widest)
+        yield from [widest] * dimensions
 
 
 def check_backend(backend: Backend[Any], *, examples: int = 50) -> None:
@@ -325,15 +298,24 @@ def check_backend(backend: Backend[Any], *, examples: int = 50) -> None:
     Raises:
         AssertionError: The backend computes something else; hypothesis prints the smallest case that it found.
     """
-    for check in (_check_arrays, _check_map, _check_mix, _check_methods, _check_operators):
-        _repeat(check, backend, examples)
+    for check in (_check_arrays, _check_map, _check_mix):
+        _repeat(check, backend, 4 * examples, list(Phase))
+    for check in (_check_methods, _check_operators):  # a whole model takes minutes to shrink
+        _repeat(check, backend, examples, [Phase.generate])
 
 
 Check = Callable[[Backend[Any], st.DataObject], None]
 
 
-def _repeat(check: Check, backend: Backend[Any], examples: int) -> None:
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def _repeat(check: Check, backend: Backend[Any], examples: int, phases: Sequence[Phase]) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=phases,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         check(backend, data)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ligo_spec.draws import Draws
 from ligo_spec.errors import NumericalError, PlanError
 from ligo_spec.fitting import FitResult, FitTask, Log
+from ligo_spec.layer_kinds import same_kind, sources
 from ligo_spec.plan import Fit
 from ligo_torch.backend import find_device
 from ligo_torch.huggingface import Batch, FunctionalModel, Objective, choose_objective, functional_model
@@ -69,14 +70,17 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
         torch.set_num_threads(options.threads)
     device = find_device(options.device)
     objective = choose_objective(options.objective, task.growth.small.config.get("architectures") or [])
-    vocab_size = task.growth.small.sizes["vocab_size"]
+    vocab_size = task.growth.small.sizes.get("vocab_size")
+    if vocab_size is None:
+        raise PlanError(f"fit.data: family {task.growth.small.family.name} has no vocab_size; it is no model of text")
     positions = task.growth.large.sizes.get("max_position_embeddings")
     if positions is not None and options.data.seq_len > positions:
         raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
     tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
     small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.sources()}
-    learnable = LearnableOperator(task.growth.small.family, task.operator, small)
+    allowed = same_kind(task.growth, sources(task.operator.terms[0], task.growth))
+    learnable = LearnableOperator(task.growth.small.family, task.operator, small, allowed)
     return model, learnable, Batches(tokens, options, objective, Draws(task.seed), device)
 
 

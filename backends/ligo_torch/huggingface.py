@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ligo_spec.architecture import Architecture
 from ligo_spec.errors import InputError, PlanError
-from ligo_spec.layout import Binding, Slot, pack
+from ligo_spec.layout import Binding, Slot, pack, slots_of
 from ligo_torch.text import IGNORED
 
 Objective = Literal["causal_lm", "masked_lm"]
@@ -75,7 +75,10 @@ class FunctionalModel:
 
     def loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The library's own loss on a batch, a scalar."""
-        out = torch.func.functional_call(self.model, dict(parameters), kwargs=dict(batch))
+        try:
+            out = torch.func.functional_call(self.model, dict(parameters), kwargs=dict(batch))
+        except IndexError as error:  # more tokens than positions, where the family cannot say how many are left
+            raise InputError(f"the model cannot take windows of {batch['labels'].shape[1]} tokens: {error}") from error
         loss: Tensor = out.loss
         return loss
 
@@ -107,16 +110,12 @@ def _slots_for(architecture: Architecture, binding: Binding, names: Sequence[str
     by_template = {slot.template: slot for slot in binding.slots.values()}
     slots = []
     for slot in by_template.values():
-        for wanted in [slot] if slot.layer is None else [slot.at(i) for i in range(architecture.layers)]:
+        for wanted in slots_of(slot, architecture):
             matches = [name for name in names if name == wanted.name or name.endswith("." + wanted.name)]
             stripped = wanted.name.partition(".")[2]
             matches = matches or [name for name in names if stripped and name == stripped]
-            slots += [_renamed(wanted, name) for name in matches[:1]]
+            slots += [replace(wanted, name=name) for name in matches[:1]]
     return slots
-
-
-def _renamed(slot: Slot, name: str) -> Slot:
-    return Slot(name, slot.template, slot.layer, slot.steps, slot.canonical)
 
 
 LossFunction = Callable[[Mapping[str, Tensor], Batch], Tensor]

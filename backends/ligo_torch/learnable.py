@@ -26,9 +26,17 @@ class LearnableOperator:
         family: The declaration of the tensors.
         operator: Where the parameters start.
         small: The small model's tensors by canonical name, ``float32``, on the device to compute on; frozen.
+        allowed: Which small layers may take part in which large ones, ``(layers_large, layers_small)``; all where it
+            is left out.
     """
 
-    def __init__(self, family: Family, operator: Operator, small: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        family: Family,
+        operator: Operator,
+        small: Mapping[str, Tensor],
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self.family = family
         self.start = operator
         self.device = next(iter(small.values())).device
@@ -41,6 +49,9 @@ class LearnableOperator:
             for mix in term.depth.values():
                 self._add(mix)
         self._small = self._stacked(small)
+        self._allowed = None
+        if allowed is not None and not allowed.all():
+            self._allowed = torch.tensor(allowed, dtype=torch.float32, device=self.device)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -53,8 +64,10 @@ class LearnableOperator:
         for template, weight in self._small.items():
             terms = [self._term(term, template, weight) for term in self.start.terms]
             total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+            total = total - self.family.tensors[template].offset if self.family.tensors[template].offset else total
             if LAYER in template:
-                large |= {at_layer(template, i): layer for i, layer in enumerate(total.unbind())}
+                named = enumerate(total.unbind())
+                large |= {at_layer(template, i): value for i, value in named if self.family.in_layer(template, i)}
             else:
                 large[template] = total
         return large
@@ -84,21 +97,27 @@ class LearnableOperator:
         return value
 
     def _stacked(self, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Small tensors by template; those of layers stacked, ``(layers_small, ...)``."""
-        layers = range(self.start.small[self.family.layers])
-        return {
-            template: torch.stack([small[at_layer(template, j)] for j in layers])
-            if LAYER in template
-            else small[template]
-            for template in self.family.tensors
-            if at_layer(template, 0) in small
-        }
+        """Small values by template; those of layers stacked, ``(layers_small, ...)``, zeros where a layer has none."""
+        found = {}
+        for template, tensor in self.family.tensors.items():
+            if LAYER not in template:
+                if template in small:
+                    found[template] = small[template] + tensor.offset
+                continue
+            layers = range(self.start.small[self.family.layers])
+            values = {j: small.get(at_layer(template, j)) for j in layers if self.family.in_layer(template, j)}
+            there = {j: value + tensor.offset for j, value in values.items() if value is not None}
+            if there:
+                empty = torch.zeros_like(next(iter(there.values())))
+                found[template] = torch.stack([there.get(j, empty) for j in layers])
+        return found
 
     def _term(self, term: Term, template: str, weight: Tensor) -> Tensor:
         touches = self.family.tensors[template].touches
         if LAYER not in template:
             return self._widen(term, template, weight, None, 0)
-        mixed = torch.tensordot(self._leaf(term.mix(template)), weight, dims=1)
+        mix = self._leaf(term.mix(template))
+        mixed = torch.tensordot(mix if self._allowed is None else mix * self._allowed, weight, dims=1)
         if all(len(term.maps[term.spaces[dim.space].of(dim.role)]) == 1 for dim in touches):
             return self._widen(term, template, mixed, None, 1)  # one map for all layers: all layers at once
         return torch.stack([self._widen(term, template, mixed[i], i, 0) for i in range(mixed.shape[0])])

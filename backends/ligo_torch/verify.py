@@ -19,6 +19,7 @@ from ligo_spec.operator_file import load_operator
 from ligo_spec.plan import TextData
 from ligo_spec.verify import Verification
 from ligo_torch.backend import apply_map
+from ligo_torch.huggingface import config_of
 from ligo_torch.text import read_tokens, windows
 
 BATCH = 4
@@ -45,8 +46,8 @@ def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Fa
         InputError: A checkpoint names no class of Transformers, or the two have no output in common.
     """
     before, after = open_model(small, family), open_model(large, family)
-    ids = _inputs(before, data, seed)
-    first, second = _run(before, ids), _run(after, ids)
+    inputs = _inputs(before, data, seed)
+    first, second = _run(before, inputs), _run(after, inputs)
     ours, theirs, compared = _comparable(before, large, first, second)
     difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     agreement = float((ours[0].argmax(-1) == theirs[0].argmax(-1)).float().mean())
@@ -62,18 +63,33 @@ def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Fa
     )
 
 
-def _inputs(model: Small, data: Sequence[Path], seed: int) -> Tensor:
+def _inputs(model: Small, data: Sequence[Path], seed: int) -> dict[str, Tensor]:
+    """Tokens of the texts, or random ones; random pixels for a model of images."""
     sizes = model.architecture.sizes
+    if "vocab_size" not in sizes:
+        return {"pixel_values": _pixels(model, seed)}
     length = min(LENGTH, sizes.get("max_position_embeddings", LENGTH))
     if not data:
         ids = Draws(seed).of("verify").integers(0, sizes["vocab_size"], (BATCH, length))
-        return torch.tensor(ids)
+        return {"input_ids": torch.tensor(ids)}
     options = TextData(path=(".",), seq_len=length)
     tokens = read_tokens(options, data, data, model.directory, sizes["vocab_size"])
-    return torch.tensor(windows(tokens.heldout, length, BATCH, Draws(seed), "verify"))
+    return {"input_ids": torch.tensor(windows(tokens.heldout, length, BATCH, Draws(seed), "verify"))}
 
 
-def _run(model: Small, ids: Tensor) -> _Run:
+def _pixels(model: Small, seed: int) -> Tensor:
+    config = config_of(model.architecture)
+    side, channels = (getattr(config, key, None) for key in ("image_size", "num_channels"))
+    if not isinstance(side, int) or not isinstance(channels, int):
+        where = f"{model.directory}/config.json"
+        raise InputError(
+            Problem(where, "says neither a vocab_size nor an image_size and num_channels: no inputs to run")
+        )
+    pixels = Draws(seed).of("verify").standard_normal((BATCH, channels, side, side))
+    return torch.tensor(pixels, dtype=torch.float32)
+
+
+def _run(model: Small, inputs: Mapping[str, Tensor]) -> _Run:
     path = model.directory
     names = model.architecture.config.get("architectures") or ["AutoModel"]
     kind = _model_class(names[0])
@@ -84,9 +100,13 @@ def _run(model: Small, ids: Tensor) -> _Run:
     transformers.utils.logging.disable_progress_bar()  # ours is shown instead
     loaded, info = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     loaded.eval()
-    labels = {"labels": ids} if names[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")) else {}
-    with torch.no_grad():
-        out: Any = loaded(input_ids=ids, **labels)
+    predicts = names[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
+    labels = {"labels": inputs["input_ids"]} if predicts else {}
+    try:
+        with torch.no_grad():
+            out: Any = loaded(**inputs, **labels)
+    except IndexError as error:  # a table of positions or types that is too short for what the config promises
+        raise InputError(Problem(str(path), f"the model cannot take its inputs: {error}")) from error
     outputs = {key: value for key, value in out.items() if key.endswith("logits") or key == "last_hidden_state"}
     loss = None if out.get("loss") is None else float(out["loss"])
     return _Run(outputs, loss, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"])))

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from ligo_spec import layer_kinds
 from ligo_spec.draws import Draws
-from ligo_spec.errors import PlanError
+from ligo_spec.errors import PlanError, Problem
 from ligo_spec.methods import hypercloning, interpolate, net2net, noisy_average, noisy_stack, stack, zero_pad
 from ligo_spec.methods.width import Width
 from ligo_spec.operator import Growth, Mix, Operator, Term
@@ -76,5 +77,8 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
         depth = stack.Stack()  # with as many layers, each is its own copy
     widened = _WIDTH[type(width)](growth, width, draws)
     term = Term(widened.maps, widened.spaces, _DEPTH[type(depth)](growth, depth, draws))
+    mixed = [Problem("", f"{depth.method}: {text}") for text in layer_kinds.misfits(term, growth)]
+    if mixed:
+        raise PlanError(mixed)
     family = growth.small.family.name
     return Operator(family, growth.small.sizes, growth.large.sizes, (term,), widened.eps_scale)

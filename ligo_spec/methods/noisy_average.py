@@ -14,7 +14,6 @@ import numpy as np
 
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
-from ligo_spec.family import Attention
 from ligo_spec.maps import Dense, Identity, Kron, Map, dense, stack
 from ligo_spec.methods.width import (
     Choices,
@@ -24,10 +23,13 @@ from ligo_spec.methods.width import (
     head_sizes,
     named,
     place_heads,
+    raw_spaces,
     refuse_rotary_growth,
+    root_factor,
     tied_spaces,
 )
 from ligo_spec.operator import Growth
+from ligo_spec.relations import Attention
 
 
 class NoisyAverage(Document):
@@ -47,11 +49,20 @@ def width(growth: Growth, options: NoisyAverage, draws: Draws) -> Width:
     trios = fixed_spaces(growth, options.method)
     for attention in family.relations.attention:
         trios |= _attention(growth, attention, draws)
+    trios |= {name: trios[normed] for name, normed in raw_spaces(growth).items()}
     for name, other in _shared(growth).items():
         if name not in trios:
             if other not in trios:
                 trios[other] = _tied(_space(growth, other, draws))
             trios[name] = trios[other]
+    for multiplier in family.relations.multipliers:
+        factor = root_factor(growth, multiplier)
+        trios[multiplier.reads] = trios[multiplier.writes]
+        if factor != 1:  # the same arrays at a factor of their own
+            scalar = Dense(np.array([[factor]]))
+            trios[multiplier.reads] = _tied(tuple(Kron(scalar, map_) for map_ in trios[multiplier.writes].out))
+    for name, other in tied_spaces(growth).items():
+        trios[name] = trios[other]
     return named({name: trios[name] for name in family.spaces})
 
 
@@ -65,12 +76,16 @@ def average(name: str, small: int, large: int, draws: Draws) -> Map:
 
 
 def _shared(growth: Growth) -> dict[str, str]:
-    """Whose map each space uses: its own, that of the space its norm reads, or that of the tensor it is tied to."""
-    tied = tied_spaces(growth)
-    root = {name: name for name in growth.small.family.spaces}
-    for norm in growth.small.family.relations.norms:
-        root[norm.writes] = norm.reads
-    root.update(tied)
+    """Whose map each space uses: that of all spaces that norms and factors link to it, named by the first of them.
+
+    The residual stream comes first, so that whatever is linked to it uses its map.
+    """
+    family = growth.small.family
+    order = [family.residual, *(name for name in family.spaces if name != family.residual)]
+    root = {name: name for name in order}
+    for link in family.relations.links:
+        first, second = sorted((root[link.reads], root[link.writes]), key=order.index)
+        root = {name: first if other == second else other for name, other in root.items()}
     return root
 
 

@@ -1,7 +1,7 @@
 """LiGO's start in depth: a stack with a little of every other layer (VITA-Group/LiGO, ligo.py, ``stackbert_noisy``).
 
 Every tensor of every large layer has a row of its own, weights and biases too: ``U(0, 0.03) + onehot(i mod L)``,
-normalised to sum 1.
+normalised to sum 1. Layers of another kind than layer ``i mod L`` get none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
 from ligo_spec.family import LAYER
+from ligo_spec.layer_kinds import same_kind
 from ligo_spec.methods.stack import one_hot
 from ligo_spec.operator import Growth, Mix
 
@@ -29,10 +30,12 @@ class NoisyStack(Document):
 def depth(growth: Growth, options: NoisyStack, draws: Draws) -> dict[str, Mix]:
     """One ``(layers_large, layers_small)`` map per layer tensor, rows summing to 1."""
     layers = growth.small.layers
-    start = one_hot(np.arange(growth.large.layers) % layers, layers)
+    stacked = np.arange(growth.large.layers) % layers
+    start = one_hot(stacked, layers)
+    noise = options.noise * same_kind(growth, stacked.tolist())
     mixes = {}
     for template in growth.small.family.tensors:
         if LAYER in template:
-            noisy = start + options.noise * draws.of(f"noisy_stack.{template}").random(start.shape)
+            noisy = start + noise * draws.of(f"noisy_stack.{template}").random(start.shape)
             mixes[template] = noisy / noisy.sum(axis=1, keepdims=True)
     return mixes

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.family import Attention
-from ligo_spec.maps import Identity, Index, Map, Select
+from ligo_spec.maps import Identity, Index, Map, Select, scaled
 from ligo_spec.operator import Growth, SpaceMaps
+from ligo_spec.relations import Attention, Multiplier
 
 Choices = tuple[Map, ...]
 """One map for all layers, or one per layer of the large model."""
@@ -99,18 +99,53 @@ def tied_spaces(growth: Growth) -> dict[str, str]:
     return tied
 
 
+def raw_spaces(growth: Growth) -> dict[str, str]:
+    """Spaces of heads before a norm, by the query or key space that the norm writes: ``{"query_raw": "query"}``."""
+    heads = {space for a in growth.small.family.relations.attention for space in (a.query, a.key)}
+    return {norm.reads: norm.writes for norm in growth.small.family.relations.norms if norm.writes in heads}
+
+
+def gain_spaces(growth: Growth) -> dict[str, str]:
+    """Spaces that only the gain of a norm over single heads touches, by the space that the norm writes."""
+    tensors = growth.small.family.tensors
+    norms = [norm for norm in growth.small.family.relations.norms if norm.per == "head"]
+    return {tensors[norm.gain].touches[0].space: norm.writes for norm in norms}
+
+
+def multiplied(growth: Growth, trios: dict[str, Trio]) -> None:
+    """Add the maps of spaces that a root of a size multiplies: smaller than what they become by the root's growth."""
+    for multiplier in growth.small.family.relations.multipliers:
+        factor = root_factor(growth, multiplier)
+        pair = trios[multiplier.writes]
+        smaller = tuple(scaled(map_, factor) for map_ in pair.out)
+        trios[multiplier.reads] = Trio(smaller, tuple(scaled(map_, 1 / factor) for map_ in pair.in_), smaller)
+
+
+def root_factor(growth: Growth, multiplier: Multiplier) -> float:
+    """``√(d/d')`` of the size whose root multiplies a space."""
+    size = multiplier.root_of
+    return float(np.sqrt(growth.small.sizes[size] / growth.large.sizes[size]))
+
+
 def refuse_rotary_growth(growth: Growth, method: str) -> None:
     """Refuse to grow ``head_dim`` under rotary positions.
 
     Raises:
         PlanError: It grows: rows would leave the frequency that they were trained at (methods 4.5).
     """
+    normed = set(raw_spaces(growth).values())
     for attention in growth.small.family.relations.attention:
         small, large = head_sizes(growth, attention)
+        if small.head_dim != large.head_dim and {attention.query, attention.key} & normed:
+            raise PlanError(
+                f"{method} cannot grow head_dim ({small.head_dim} → {large.head_dim}) under norms of queries and keys, "
+                "which undo the change of scale; keep head_dim and grow num_attention_heads, or use zero_pad"
+            )
         if attention.rotary != "none" and small.head_dim != large.head_dim:
             raise PlanError(
                 f"{method} cannot grow head_dim ({small.head_dim} → {large.head_dim}) under rotary positions: rows "
-                "would leave the frequency that they were trained at; keep head_dim and grow num_attention_heads"
+                "would leave the frequency that they were trained at; keep head_dim and grow num_attention_heads, or "
+                "use zero_pad at an integer factor"
             )
 
 
@@ -203,6 +238,7 @@ def copies(growth: Growth, method: str, choose: Choose) -> dict[str, Trio]:
     for name, space in family.spaces.items():
         if name not in trios:
             trios[name] = split(product([axes[axis] for axis in space.axes]))
+    multiplied(growth, trios)
     for name, other in tied_spaces(growth).items():
         pair = trios[other]
         trios[name] = Trio(out=pair.in_, in_=pair.out, gain=pair.in_)
@@ -216,10 +252,14 @@ def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Sele
     if large.per_group < small.per_group:  # only even copies leave every query head a place
         groups = Select(np.arange(large.groups) % small.groups, small.groups)
     heads = Select(place_heads(small, large, groups.index)[0], small.heads)
+    raw = raw_spaces(growth)
+    before = {name: product([heads if raw[name] == attention.query else groups, inner]) for name in raw}
     # q'·k' sums counts[j] copies of every product and is divided by sqrt(d') where it was divided by sqrt(d)
-    share = np.sqrt(large.head_dim / small.head_dim) / counts(inner)
+    factor = np.sqrt(large.head_dim / small.head_dim) if attention.scaled else 1.0
+    share = factor / counts(inner)
     scored = weighted(inner, np.sqrt(share)[inner.index])
     return {
+        **{name: trio(map_) for name, map_ in before.items() if raw[name] in (attention.query, attention.key)},
         attention.query: trio(product([heads, scored])),
         attention.key: trio(product([groups, scored])),
         attention.value: trio(product([groups, inner])),

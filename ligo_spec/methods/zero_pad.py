@@ -16,21 +16,23 @@ import numpy as np
 
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
-from ligo_spec.family import Attention
-from ligo_spec.maps import Identity, Index, Kron, Map, Matrix, Select, scaled
+from ligo_spec.errors import PlanError
+from ligo_spec.maps import Identity, Index, Kron, Map, Matrix, Select, as_select, scaled
+from ligo_spec.measures import isometry
 from ligo_spec.methods.width import (
     HeadSizes,
     Trio,
     Width,
     fixed_spaces,
     head_sizes,
+    multiplied,
     named,
     place_heads,
-    refuse_rotary_growth,
     tied_spaces,
     trio,
 )
 from ligo_spec.operator import Growth
+from ligo_spec.relations import Attention
 
 
 class ZeroPad(Document):
@@ -45,15 +47,13 @@ def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
     """The maps of zero-padding.
 
     Raises:
-        PlanError: ``head_dim`` grows under rotary positions, or heads do not fit their groups.
+        PlanError: ``head_dim`` grows under rotary positions by no integer factor, or heads do not fit their groups.
     """
-    refuse_rotary_growth(growth, options.method)
     family = growth.small.family
     trios = fixed_spaces(growth, options.method)
     for attention in family.relations.attention:
         trios |= _attention(growth, attention, options, draws)
-    streams = {space for norm in family.relations.norms for space in (norm.reads, norm.writes)}
-    tied = tied_spaces(growth)
+    streams = {space for link in family.relations.links for space in (link.reads, link.writes)}
     for name in family.spaces:
         if name in trios:
             continue
@@ -65,11 +65,26 @@ def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
             trios[name] = trio(silent, free, _gain(small, large))
         else:
             trios[name] = trio(free, silent)
-    for name, other in tied.items():
+    multiplied(growth, trios)
+    for name, other in tied_spaces(growth).items():
         pair = trios[other]
-        trios[name] = Trio(out=pair.out, in_=pair.out, gain=pair.gain)
-    eps = {norm.eps: growth.ratio for norm in family.relations.norms if growth.ratio != 1}
+        trios[name] = _tied(trios[name], pair) if name in streams else Trio(pair.in_, pair.out, pair.in_)
+    eps = {norm.eps: growth.ratio for norm in family.relations.norms if growth.ratio != 1 and norm.eps is not None}
     return named({name: trios[name] for name in family.spaces}, eps)
+
+
+def _tied(own: Trio, pair: Trio) -> Trio:
+    """A space that is read by the values of a tensor that writes another one: ``A`` is that one's ``B``.
+
+    That ``B`` is ``f [I; 0]``, so ``B = [I; 0] / f``, and the gains follow.
+    """
+    reads = pair.out[0]
+    size = reads.shape[1]
+    factor = float(reads.rows(0, size).diagonal()[0])
+    if factor == 1.0:
+        return Trio(pair.out, pair.out, own.gain)
+    writes = (scaled(own.out[0], 1 / factor),)
+    return Trio(writes, pair.out, (scaled(own.gain[0], 1 / factor),))
 
 
 def padding(small: int, large: int) -> Map:
@@ -105,19 +120,89 @@ def _gain(small: int, large: int) -> Map:
 def _attention(growth: Growth, attention: Attention, options: ZeroPad, draws: Draws) -> dict[str, Trio]:
     small, large = head_sizes(growth, attention)
     groups, heads, read = _heads(small, large, options, draws)
-    silent, free = padding(small.head_dim, large.head_dim), _inner(small, large, options, draws)
-    query = scaled(silent, float(np.sqrt(large.head_dim / small.head_dim)))  # the softmax divides by more
-    value = Kron(groups, free)
+    plain_silent = padding(small.head_dim, large.head_dim)
+    plain_free = mixing("head_dim", small.head_dim, large.head_dim, options, draws)
+    silent, free = plain_silent, plain_free
+    if attention.rotary == "half":
+        silent, free = _rotary(growth, attention, small, large, options, draws)
+    factor = float(np.sqrt(large.head_dim / small.head_dim)) if attention.scaled else 1.0  # softmax divides by more
+    value = Kron(groups, plain_free)
     return {
-        attention.query: trio(Kron(heads, query)),
+        attention.query: trio(Kron(heads, scaled(silent, factor))),
         attention.key: trio(Kron(groups, free)),
         attention.value: trio(value),
-        attention.context: trio(Kron(heads, free), Kron(read, silent)),
+        attention.context: trio(Kron(heads, plain_free), Kron(read, plain_silent)),
+        **_normed(growth, attention, (groups, heads), silent, factor, draws),
     }
 
 
-def _inner(small: HeadSizes, large: HeadSizes, options: ZeroPad, draws: Draws) -> Map:
-    return mixing("head_dim", small.head_dim, large.head_dim, options, draws)
+def _normed(
+    growth: Growth, attention: Attention, units: tuple[Map, Map], silent: Map, factor: float, draws: Draws
+) -> dict[str, Trio]:
+    """Queries and keys that a norm stands before: silent on its input, the change of scale in its gains."""
+    groups, heads = units
+    small, large = head_sizes(growth, attention)
+    silent_groups, silent_heads, _ = _heads(small, large, ZeroPad(free="zero"), draws)
+    tensors = growth.small.family.tensors
+    found: dict[str, Trio] = {}
+    for norm in growth.small.family.relations.norms:
+        if norm.writes not in (attention.query, attention.key):
+            continue
+        asks = norm.writes == attention.query
+        alone = norm.per == "head"
+        rows = (heads if asks else groups) if alone else (silent_heads if asks else silent_groups)
+        before, after = Kron(rows, silent), Kron(rows, scaled(silent, factor if asks else 1.0))
+        spread, _ = isometry(silent if alone else before, centred=norm.kind == "layer_norm")
+        copied = unweighted(silent if alone else before)
+        gain = scaled(copied, float(np.sqrt(spread)) * (factor if asks else 1.0))
+        found[norm.reads] = trio(before)
+        space = tensors[norm.gain].touches[0].space
+        found[norm.writes] = trio(after, gain=gain if space == norm.writes else None)
+        if space != norm.writes:
+            found[space] = trio(gain)
+    return found
+
+
+def unweighted(map_: Map) -> Map:
+    """The same entries, each taken whole: gains of silent rows are copies, since zeros could not learn."""
+    chosen = as_select(map_)
+    assert chosen is not None
+    return map_ if isinstance(map_, Identity) else Select(chosen.index, chosen.small)
+
+
+def _rotary(
+    growth: Growth, attention: Attention, small: HeadSizes, large: HeadSizes, options: ZeroPad, draws: Draws
+) -> tuple[Map, Map]:
+    """``[I; 0]`` and ``[I; C]`` within a head whose pairs of coordinates keep their frequency (methods 4.5).
+
+    A head ``k`` times as large turns its pair ``k p`` as the small one turns its pair ``p``.
+
+    Raises:
+        PlanError: ``k`` is no integer.
+    """
+    d, d_large = small.head_dim, large.head_dim
+    if d == d_large:
+        return Identity(d), Identity(d)
+    share = 1.0 if attention.rotary_share is None else growth.small.number(attention.rotary_share)
+    turned, turned_large = int(d * share), int(d_large * share)
+    if not turned or turned_large % turned or turned % 2:
+        raise PlanError(
+            f"zero_pad cannot grow head_dim {d} → {d_large} under rotary positions: {turned} → {turned_large} turning "
+            f"coordinates is no integer factor, so frequencies would not meet; grow it to a multiple of {d}"
+        )
+    step = turned_large // turned
+    pairs = np.arange(turned // 2)
+    rest = np.arange(turned, d) + turned_large - turned
+    place = np.concatenate([step * pairs, step * pairs + turned_large // 2, rest])
+    index, weight = np.zeros(d_large, dtype=np.int64), np.zeros(d_large)
+    index[place], weight[place] = np.arange(d), 1.0
+    silent = Select(index, d, weight)
+    if options.free == "zero":
+        return silent, silent
+    new = np.flatnonzero(weight == 0)
+    free_index, free_weight = index.copy(), weight.copy()
+    free_index[new], free_weight[new] = _random_rows("zero_pad.head_dim", d, new.size, draws)
+    return silent, Select(free_index, d, free_weight)
 
 
 def _heads(small: HeadSizes, large: HeadSizes, options: ZeroPad, draws: Draws) -> tuple[Map, Map, Map]:

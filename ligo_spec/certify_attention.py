@@ -1,0 +1,86 @@
+"""Condition 4 of the certificate: attention over whole heads that find their own key-value head (SPEC.md 5.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from ligo_spec.maps import Map, Matrix
+from ligo_spec.measures import Rows, largest, nonzero_rows, off_rotation
+from ligo_spec.operator import Growth, Term
+from ligo_spec.relations import Attention
+
+
+def rows_in_use(growth: Growth, term: Term, attention: Attention, space: str, layer: int | None) -> Rows:
+    """Rows of the query or key space that belong to heads whose output is read."""
+    axes = growth.small.family.spaces
+    heads, side = (growth.large.sizes[axis] for axis in axes[attention.context].axes)
+    read = nonzero_rows(term.map(attention.context, "in", layer)).reshape(heads, side).any(axis=1)
+    own, width = (growth.large.sizes[axis] for axis in axes[space].axes)
+    rows: Rows = np.repeat(read.reshape(own, -1).any(axis=1), width)
+    return rows
+
+
+def wrong_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Iterable[tuple[str, float]]:
+    """Problems of every query head that is read, with the size of each; ``("", 0)`` where there is none."""
+    spaces = growth.small.family.spaces
+    heads_axis, dim_axis = spaces[attention.query].axes
+    groups_axis = spaces[attention.key].axes[0]
+    small, large = growth.small.sizes, growth.large.sizes
+    per_group = {"small": small[heads_axis] // small[groups_axis], "large": large[heads_axis] // large[groups_axis]}
+    d, d_large = small[dim_axis], large[dim_axis]
+    factor = np.sqrt(d_large / d) if attention.scaled else 1.0
+    maps = {name: term.map(getattr(attention, name), "out", layer) for name in ("query", "key", "value", "context")}
+    read = term.map(attention.context, "in", layer)
+    yield "", 0.0
+    for head in range(large[heads_axis]):
+        if not np.any(read.rows(head * d_large, (head + 1) * d_large)):
+            continue
+        group = head // per_group["large"]
+        blocks = {
+            name: _head_blocks(map_, group if name in ("key", "value") else head, d, d_large)
+            for name, map_ in maps.items()
+        }
+        sizes = np.abs(blocks["context"]).max(axis=(0, 2))
+        source = int(sizes.argmax())
+        wanted = {"query": source, "context": source}
+        wanted |= dict.fromkeys(("key", "value"), source // per_group["small"])
+        for name, block in blocks.items():
+            others = np.delete(block, wanted[name], axis=1)
+            yield f"{name} head {head} is no whole head of the small model", largest(others)
+        own = {name: block[:, wanted[name], :] for name, block in blocks.items()}
+        yield f"head {head}: value and context are carried over differently", largest(own["value"] - own["context"])
+        score = own["query"].T @ own["key"] - factor * np.eye(d)
+        yield f"head {head}: query and key do not keep the scores (softmax scale √(d'/d))", largest(score)
+        if attention.rotary == "half":
+            yield from _off_rotation(growth, attention, head, own["query"], own["key"])
+
+
+def _off_rotation(
+    growth: Growth, attention: Attention, head: int, query: Matrix, key: Matrix
+) -> Iterable[tuple[str, float]]:
+    """Coordinates (pairs, where they turn) at which query or key is zero are free: they add nothing to any score."""
+    share = 1.0 if attention.rotary_share is None else growth.small.number(attention.rotary_share)
+    turned, turned_large = int(query.shape[1] * share), int(query.shape[0] * share)
+    if turned % 2 or turned_large % 2 or not turned:
+        yield f"{turned} → {turned_large} coordinates of a head cannot turn in pairs", 1.0
+        return
+    live = _live_pairs(query[:turned_large]) & _live_pairs(key[:turned_large])
+    still = query[turned_large:].any(axis=1) & key[turned_large:].any(axis=1)
+    for name, block in (("query", query), ("key", key)):
+        kept = np.where(np.concatenate([live, live])[:, None], block[:turned_large], 0.0)
+        rest = block[turned_large:]
+        error = max(off_rotation(kept[:, :turned]), largest(kept[:, turned:]), largest(rest[still, :turned]))
+        yield f"{name} head {head} does not commute with rotary positions", error
+
+
+def _live_pairs(rows: Matrix) -> Rows:
+    pairs = rows.reshape(2, -1, rows.shape[1])
+    return np.asarray(pairs.any(axis=(0, 2)), dtype=np.bool_)
+
+
+def _head_blocks(map_: Map, head: int, d: int, d_large: int) -> npt.NDArray[np.float64]:
+    """One large head's rows, split by small head: ``(d_large, heads_small, d)``."""
+    return map_.rows(head * d_large, (head + 1) * d_large).reshape(d_large, -1, d)

@@ -1,0 +1,86 @@
+"""What the shipped families are, and which methods keep their function: computed from the files, never written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ligo_spec.architecture import Architecture
+from ligo_spec.certify import certify
+from ligo_spec.errors import PlanError
+from ligo_spec.family import Family, family_names, load_family
+from ligo_spec.family_sizes import growing_sizes, small_configs, small_targets
+from ligo_spec.methods import build_operator
+from ligo_spec.methods.hypercloning import HyperCloning
+from ligo_spec.methods.zero_pad import ZeroPad
+from ligo_spec.operator import Growth
+
+WIDTHS = {"hypercloning": HyperCloning(), "zero_pad": ZeroPad()}
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """A family in a line.
+
+    Args:
+        name: Its ``model_type``.
+        grows: Sizes that a target may name.
+        lossless: For every width method that can keep the function, the sizes that it can grow so, one by one or
+            together; for ``hypercloning`` by integer factors.
+    """
+
+    name: str
+    grows: tuple[str, ...]
+    lossless: dict[str, tuple[str, ...]]
+
+
+def list_families() -> tuple[FamilyRow, ...]:
+    """Every shipped family: what can grow, and which methods are exactly lossless.
+
+    A size counts as lossless for a method when the certificate of a tiny model that grows in it is empty.
+    """
+    return tuple(_row(load_family(name)) for name in family_names())
+
+
+def _row(family: Family) -> FamilyRow:
+    sizes = tuple(growing_sizes(family))
+    lossless = {method: tuple(size for size in sizes if _keeps(family, method, size)) for method in WIDTHS}
+    return FamilyRow(family.name, sizes, lossless)
+
+
+def _keeps(family: Family, method: str, size: str) -> bool:
+    """Whether some growth in ``size`` (and what must grow with it) keeps the function."""
+    for growth in _growths(family, size):
+        try:
+            operator = build_operator(growth, WIDTHS[method], None)  # type: ignore[arg-type]
+        except PlanError:
+            continue
+        if not certify(growth, operator):
+            return True
+    return False
+
+
+def _growths(family: Family, size: str) -> Iterator[Growth]:
+    """Growths to twice a size of the first configs that can, at fixed depth, the other sizes as they are or twice."""
+    if size == family.layers:
+        return
+    tried = 0
+    for config in small_configs(family):
+        small = Architecture.from_hf_config(family, {"model_type": family.name, **config})
+        for target in small_targets(small):
+            if target[family.layers] != small.layers or target[size] != 2 * small.sizes[size]:
+                continue
+            if all(value in (small.sizes[name], 2 * small.sizes[name]) for name, value in target.items()):
+                tried += 1
+                yield Growth(small, small.grown(target))
+        if tried >= 40:
+            return
+
+
+def markdown(rows: tuple[FamilyRow, ...]) -> str:
+    """The table of the README."""
+    lines = ["| family | can grow | `hypercloning` is lossless in | `zero_pad` is lossless in |", "|---|---|---|---|"]
+    for row in rows:
+        cells = [row.grows, row.lossless["hypercloning"], row.lossless["zero_pad"]]
+        lines.append(f"| `{row.name}` | " + " | ".join(", ".join(cell) or "none" for cell in cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Small sizes that obey a family's rules: for tests, and for what can be told of a family without a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+from ligo_spec import expressions
+from ligo_spec.architecture import Architecture, indivisible
+from ligo_spec.errors import InputError
+from ligo_spec.family import Family
+
+
+def small_configs(family: Family) -> list[dict[str, int]]:
+    """Configs of small sizes, all combinations of a few values a size; the same list for the same family."""
+    if family.name not in _KNOWN or _KNOWN[family.name][0] is not family:
+        _KNOWN[family.name] = family, _configs(family)
+    return _KNOWN[family.name][1]
+
+
+_KNOWN: dict[str, tuple[Family, list[dict[str, int]]]] = {}
+
+
+def _configs(family: Family) -> list[dict[str, int]]:
+    """Configs of small sizes that obey the family's rules, all combinations of a few values a size."""
+    rules = {name: rule for name, rule in family.sizes.items() if rule.config is not None}
+    divisors = {small for small, _ in family.divides}
+    alike = {size for flag in family.flags.values() for size in flag.differ or ()}
+    turning = {family.spaces[a.query].axes[1] for a in family.relations.attention if a.rotary != "none"}
+    values: dict[str, tuple[int, ...]] = {}
+    for number, name in enumerate(rules):
+        if name == family.layers:
+            values[name] = (1, 2, 3)
+        elif name in turning:
+            values[name] = (2, 4)
+        else:
+            several = (4, 6, 16) if name in alike or _divided(family, name) else (5 + number,)
+            values[name] = (1, 2, 4) if name in divisors else several
+    found = []
+    for combination in product(*values.values()):
+        stated = dict(zip(values, combination, strict=True))
+        sizes = _computed(family, stated)
+        if not indivisible(family, sizes) and not any(sizes[axis] % 2 for axis in turning):
+            found.append({rules[name].config or name: size for name, size in stated.items()})
+    return found
+
+
+def _divided(family: Family, name: str) -> bool:
+    return any(big == name for _, big in family.divides)
+
+
+def _computed(family: Family, stated: Mapping[str, int]) -> dict[str, int]:
+    sizes = dict(stated)
+    for name, rule in family.sizes.items():
+        if rule.config is None and rule.default is not None:
+            sizes[name] = expressions.evaluate(rule.default, sizes)
+    return sizes
+
+
+def small_targets(small: Architecture) -> list[dict[str, int]]:
+    """Targets of at most twice each size, and some sizes between."""
+    family = small.family
+    free = growing_sizes(family)
+    values = [sorted({small.sizes[name], small.sizes[name] * 3 // 2, small.sizes[name] * 2}) for name in free]
+    found = []
+    for combination in product(*values):
+        target = dict(zip(free, combination, strict=True))
+        try:
+            large = small.grown(target)
+        except InputError:
+            continue
+        if turns_pairs(large) and _same_kinds(small, large.sizes):
+            found.append(target)
+    return found
+
+
+def growing_sizes(family: Family) -> list[str]:
+    """The sizes that a target may name and that a method can have a rule for: none whose entries are indices."""
+    kept = {axis for space in family.spaces.values() if space.fixed for axis in space.axes}
+    kept |= {name for axis in kept for name in _computed_from(family, axis)}
+    return [name for name, rule in family.sizes.items() if rule.config is not None and name not in kept]
+
+
+def _computed_from(family: Family, axis: str) -> set[str]:
+    """The sizes that settle a size which no key of a config states."""
+    rule = family.sizes.get(axis)
+    needed = expressions.names_in(rule.default) if rule and rule.config is None and rule.default else set()
+    return needed.union(*(_computed_from(family, name) for name in needed))
+
+
+def _same_kinds(small: Architecture, sizes: Mapping[str, int]) -> bool:
+    """Whether every layer can come from one of its kind: one without a norm, if that has none."""
+    lacking = [tensor.not_in for tensor in small.family.tensors.values() if tensor.not_in]
+    counts = sizes[small.family.layers], small.layers
+    large, there = ({tuple(i in layers for layers in lacking) for i in range(count)} for count in counts)
+    return large <= there
+
+
+def turns_pairs(architecture: Architecture) -> bool:
+    """Whether rotary positions turn whole pairs of coordinates: an even number of each head's, and some."""
+    for attention in architecture.family.relations.attention:
+        if attention.rotary != "none":
+            side = architecture.sizes[architecture.family.spaces[attention.query].axes[1]]
+            share = 1.0 if attention.rotary_share is None else architecture.number(attention.rotary_share)
+            if int(side * share) % 2 or int(side * share) == 0:
+                return False
+    return True
