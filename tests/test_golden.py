@@ -21,7 +21,8 @@ from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.family import LAYER, load_family
 from ligo_spec.layout import Binding, bind, pack, unpack
 from ligo_spec.maps import Blocks, Dense, Identity, Map
-from ligo_spec.operator import Growth, Operator, SpaceMaps, Term, check_operator
+from ligo_spec.operator import Growth, Operator, SpaceMaps, Term
+from ligo_spec.operator_check import check_operator
 from ligo_spec.operator_file import load_operator, save_operator
 from ligo_spec.recipe import compile_recipes, run
 

@@ -16,7 +16,7 @@ from ligo_spec.family import family_names, load_family
 from ligo_spec.maps import Dense, Kron, Map, Select, dense
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS
 from ligo_spec.numpy_backend import NumpyBackend
-from ligo_spec.operator import check_operator
+from ligo_spec.operator_check import check_operator
 from ligo_spec.testing import DrawnGrowth, architectures, check_backend, growths, maps, operators, random_small, targets
 
 Array = npt.NDArray[Any]

@@ -16,6 +16,7 @@ import ligo_spec
 from ligo_spec import InputError, VerificationError
 from ligo_spec.cli import run
 from ligo_spec.verify import TOLERANCE
+from tests.family_table import ROWS
 from tests.tiny_checkpoints import CONFIGS, TWICE, config_of, plan_file, saved
 
 pytest.importorskip("torch")
@@ -285,3 +286,19 @@ def test_grow_fails_where_its_certificate_does_not_hold(tmp_path: Path, monkeypa
     with pytest.raises(VerificationError, match=r"^logits: differ by up to .*, though the certificate says lossless$"):
         ligo_spec.grow(plan_file(tmp_path, target=TWICE["gpt2"], operator=operator, checks=checks))
     assert (tmp_path / "grown" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("class_name", ["ViTForImageClassification", "ViTModel"])
+def test_models_of_images_are_compared_on_pixels(class_name: str, tmp_path: Path) -> None:
+    """No vocabulary: random pixels of the config's size; a cloned model gives the same outputs."""
+    config = {"model_type": "vit", **ROWS["vit"].config, "hidden_size": 8, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "intermediate_size": 6, "pooler_output_size": 8}
+    saved(tmp_path / "small", class_name, config)
+    target = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 12, "pooler_output_size": 16}
+    plan = plan_file(tmp_path, target=target, operator={"width": "hypercloning"}, checks={"forward": "require"})
+    found = ligo_spec.grow(plan)
+    assert found.lossless
+    assert found.verification is not None
+    assert found.verification.same
+    assert not found.verification.missing
+    assert found.verification.compared == ("logits" if "Classification" in class_name else "hidden states")

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ligo_spec.architecture import Architecture
-from ligo_spec.family import LAYER, at_layer, load_family
-from ligo_spec.layout import BASE, pack
+from ligo_spec.family import at_layer, load_family
+from ligo_spec.layout import BASE, pack, settled
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -128,21 +128,22 @@ def arrays(
         dtype: Of all tensors.
         base: The prefix, e.g. ``bert.``.
     """
-    family = load_family(config["model_type"])
-    architecture = Architecture.from_hf_config(family, config)
+    architecture = Architecture.from_hf_config(load_family(config["model_type"]), config)
+    family = architecture.family
     generator = np.random.default_rng(seed)
     made: Arrays = {}
     for name, choices in family.layouts["hf"].tensors.items():
         for entry in choices:
             declared = [family.tensors[template] for template in entry.is_]
-            if not all(d.required(architecture.flags) or t in heads for d, t in zip(declared, entry.is_, strict=True)):
+            if not all(not d.optional or t in heads for d, t in zip(declared, entry.is_, strict=True)):
                 continue
-            for layer in range(architecture.layers) if LAYER in name else (None,):
+            steps = settled(entry.steps, entry.is_, architecture)
+            for layer in architecture.layers_of(entry.is_[0]):
                 parts = [
                     generator.standard_normal([side or 3 for side in architecture.shape(template)]).astype(dtype)
                     for template in entry.is_
                 ]
-                made[at_layer(name.replace(BASE, base), layer)] = np.ascontiguousarray(pack(parts, entry.steps))
+                made[at_layer(name.replace(BASE, base), layer)] = np.ascontiguousarray(pack(parts, steps))
     return made
 
 

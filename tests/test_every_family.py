@@ -1,0 +1,129 @@
+"""The four proofs that every family must pass, against files and forward passes of Transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ligo_spec
+from ligo_spec.certify import certify
+from ligo_spec.family import family_names, load_family
+from ligo_spec.job import open_model
+from ligo_spec.testing import DrawnGrowth, architectures, growths, random_small
+from tests.family_table import ROWS
+from tests.forward import difference
+from tests.test_certify import agree
+from tests.tiny_checkpoints import config_of, library, plan_file, same_bits, saved, tensors_of
+
+QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+CLASSES = [(family, name) for family, row in ROWS.items() for name in row.classes]
+
+EPS = {"eps", "epsilon"}
+
+
+def test_every_family_has_a_row() -> None:
+    """A new family is one YAML file and one row; without the row this fails."""
+    assert sorted(ROWS) == family_names()
+
+
+def drawn_config(data: st.DataObject, family: str) -> dict[str, Any]:
+    """A tiny config of random sizes and flags, with what Transformers needs beside them."""
+    return dict(data.draw(architectures(load_family(family), ROWS[family].config)).config)
+
+
+@pytest.mark.parametrize(("family", "class_name"), CLASSES)
+@settings(max_examples=4, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_what_is_read_is_written_bit_for_bit(family: str, class_name: str, data: st.DataObject) -> None:
+    """Proof 1: a file of any class, at any sizes, tied or not: read, canonical, written, no bit changed, none left."""
+    config = drawn_config(data, family)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        dtype = data.draw(st.sampled_from(["float32", "bfloat16"]))
+        small = saved(directory / "small", class_name, config, data.draw(st.integers(0, 9)), dtype=dtype)
+        model = open_model(small)
+        assert model.architecture.family.name == family
+        assert not model.binding.dropped
+        assert not model.untied
+        grown = ligo_spec.apply(plan_file(directory)).path
+        assert same_bits(tensors_of(grown), tensors_of(small))
+        assert config_of(grown) == config_of(small)
+
+
+@pytest.mark.parametrize(("family", "class_name"), CLASSES)
+@settings(max_examples=3, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_grown_models_load(family: str, class_name: str, data: st.DataObject) -> None:
+    """Proof 2: Transformers finds every tensor, none too many, all of its own shapes; the config has the new sizes."""
+    drawn = data.draw(growths([family], config=ROWS[family].config))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        saved(directory / "small", class_name, drawn.growth.small.config)
+        rules = load_family(family).sizes
+        target = {k: v for k, v in drawn.growth.large.sizes.items() if rules[k].config is not None}
+        operator = drawn.choice.model_dump(exclude_none=True)
+        grown = ligo_spec.apply(plan_file(directory, target=target, operator=operator, seed=drawn.seed)).path
+        _, info = getattr(library(), class_name).from_pretrained(grown, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), info
+        found = open_model(grown).architecture
+        assert dict(found.sizes) == dict(drawn.growth.large.sizes)
+        same = {k: v for k, v in config_of(directory / "small").items() if not k.endswith(tuple(EPS))}
+        changed = {rule.config for rule in rules.values()} | set(load_family(family).layer_lists)
+        if found.layers != drawn.growth.small.layers:
+            assert not set(load_family(family).recounted) & config_of(grown).keys()
+            changed |= set(load_family(family).recounted)
+        after = config_of(grown)
+        assert {k: v for k, v in same.items() if after.get(k) != v}.keys() <= changed
+
+
+@pytest.mark.parametrize("family", ROWS)
+@settings(suppress_health_check=QUIET)
+@given(data=st.data())
+def test_certificate_and_forward_pass_agree(family: str, data: st.DataObject) -> None:
+    """Proof 3: any sizes, methods, options: an empty certificate is equal outputs (float64, 1e-9), and only that is."""
+    drawn: DrawnGrowth = data.draw(growths([family], config=ROWS[family].config))
+    agree(drawn.growth, drawn.operator, data.draw(st.integers(0, 2**16)))
+
+
+@pytest.mark.parametrize("family", ROWS)
+@settings(suppress_health_check=QUIET)
+@given(data=st.data())
+def test_lossless_widths_are_lossless(family: str, data: st.DataObject) -> None:
+    """The same where many draws are lossless; in float32 equal within 1e-4."""
+    drawn: DrawnGrowth = data.draw(
+        growths([family], config=ROWS[family].config, width=["hypercloning", "zero_pad", "net2net"], depth=[None])
+    )
+    if agree(drawn.growth, drawn.operator, data.draw(st.integers(0, 2**16))):
+        assert difference(drawn.growth, drawn.operator, random_small(drawn.growth.small, 1), "float32") <= 1e-4
+
+
+def cloned(family: str) -> Iterator[DrawnGrowth]:
+    """Some growths of a family by whole copies, those that are lossless."""
+    found: list[DrawnGrowth] = []
+
+    @settings(max_examples=60, database=None, derandomize=True, suppress_health_check=QUIET)
+    @given(growths([family], config=ROWS[family].config, width=["hypercloning"], depth=[None]))
+    def collect(drawn: DrawnGrowth) -> None:
+        if drawn.growth.ratio < 1 and not certify(drawn.growth, drawn.operator):
+            found.append(drawn)
+
+    collect()
+    yield from found
+
+
+@pytest.mark.parametrize("family", ROWS)
+def test_copies_of_everything_are_lossless(family: str) -> None:
+    """HyperCloning of the width is lossless on every family: on paper and in the forward pass."""
+    some = list(cloned(family))[:5]
+    assert some
+    for drawn in some:
+        small = random_small(drawn.growth.small, 2, np.float64)
+        assert difference(drawn.growth, drawn.operator, small) <= 1e-9
