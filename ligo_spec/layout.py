@@ -260,7 +260,7 @@ def examine(
     copied: list[str] = []
     undeclared: list[str] = []
     for name in tensors:
-        renamed = _modern(layout, name)
+        renamed = todays_name(layout, name)
         slot = _slot(architecture, layout, base, renamed, architectures)
         if slot is not None:
             slots[name] = slot
@@ -279,7 +279,8 @@ def examine(
     return Findings(binding, tuple(undeclared), tuple(_wrong_set(architecture, binding)), wrong_shapes)
 
 
-def _modern(layout: Layout, name: str) -> str:
+def todays_name(layout: Layout, name: str) -> str:
+    """A name with its old ending, if it has one, replaced by what that is called now."""
     for old, new in layout.aliases.items():
         if name.endswith(old):
             return name.removesuffix(old) + new
@@ -288,7 +289,7 @@ def _modern(layout: Layout, name: str) -> str:
 
 def _choose_base(layout: Layout, names: Iterable[str]) -> str:
     """The prefix under which most names are declared; the first one wins a draw."""
-    modern = [_modern(layout, name) for name in names]
+    modern = [todays_name(layout, name) for name in names]
     found = Counter(
         base
         for base in layout.base

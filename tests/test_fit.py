@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 import ligo_spec
 from ligo_spec import InputError, LigoError, NumericalError, PlanError
 from ligo_spec.cli import run
+from ligo_spec.family import load_family
+from ligo_spec.family_sizes import small_configs
 from ligo_spec.fitting import FitTask
 from ligo_spec.grow import fit_task
 from ligo_spec.job import load_job, open_model
@@ -24,6 +26,7 @@ from ligo_spec.maps import arrays_of
 from ligo_spec.operator import Operator
 from ligo_spec.operator_file import load_operator
 from ligo_spec.plan import Fit
+from tests.family_table import ROWS
 from tests.tiny_checkpoints import CONFIGS, TWICE, config_of, plan_file, same_bits, saved, tensors_of, tree
 
 pytest.importorskip("torch")
@@ -587,3 +590,34 @@ def test_a_plan_without_a_fit_has_nothing_to_learn(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"plan\.yaml:1:1: has no fit section; there is nothing to learn$"):
         ligo_spec.fit(path, tmp_path / "op.safetensors")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["plan.yaml", "small"]
+
+
+TEXT_FAMILIES = sorted(name for name, row in ROWS.items() if "vocab_size" in load_family(name).sizes)
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_every_family_of_text_can_be_fitted(family: str, tmp_path: Path) -> None:
+    """LiGO's depth maps on the library's own loss, learned and applied; Transformers loads what is written."""
+    declared = load_family(family)
+    sizes = {**small_configs(declared)[-1], declared.sizes["vocab_size"].config or "": 257}
+    positions = declared.sizes.get("max_position_embeddings")
+    if positions is not None:
+        sizes[positions.config or ""] = 16
+    small = {"model_type": family, **sizes, **ROWS[family].config}
+    saved(tmp_path / "small", ROWS[family].head, small)
+    (tmp_path / "text.txt").write_text("the small model knows what the large one learns. " * 40, "utf-8")
+    layers = declared.sizes[declared.layers].config or declared.layers
+    partial = any(tensor.not_in for tensor in declared.tensors.values())  # no depth map can repeat a layer there
+    data = {"kind": "text", "path": "text.txt", "tokenizer": "bytes", "seq_len": 12, "batch_size": 4}
+    plan = plan_file(
+        tmp_path,
+        target={declared.layers: sizes[layers] * (1 if partial else 2)},
+        operator={"depth": "noisy_stack"},
+        fit={"steps": 3, "data": data, "heldout_batches": 2, "threads": 1},
+    )
+    found = ligo_spec.grow(plan)
+    assert found.fit is not None
+    assert found.fit.heldout_after != found.fit.heldout_before
+    _, info = getattr(transformers, ROWS[family].head).from_pretrained(found.path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]

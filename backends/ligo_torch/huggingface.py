@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ligo_spec.architecture import Architecture
 from ligo_spec.errors import InputError, PlanError
-from ligo_spec.layout import Binding, Slot, pack, slots_of
+from ligo_spec.layout import Binding, Slot, layout_of, pack, slots_of, todays_name
 from ligo_torch.text import IGNORED
 
 Objective = Literal["causal_lm", "masked_lm"]
@@ -107,14 +107,15 @@ def _slots_for(architecture: Architecture, binding: Binding, names: Sequence[str
 
     A file without the module's prefix (``wte.weight``) still fills ``transformer.wte.weight``.
     """
+    named = {todays_name(layout_of(architecture), name): name for name in names}  # the library's may be an old one
     by_template = {slot.template: slot for slot in binding.slots.values()}
     slots = []
     for slot in by_template.values():
         for wanted in slots_of(slot, architecture):
-            matches = [name for name in names if name == wanted.name or name.endswith("." + wanted.name)]
+            matches = [name for name in named if name == wanted.name or name.endswith("." + wanted.name)]
             stripped = wanted.name.partition(".")[2]
-            matches = matches or [name for name in names if stripped and name == stripped]
-            slots += [replace(wanted, name=name) for name in matches[:1]]
+            matches = matches or [name for name in named if stripped and name == stripped]
+            slots += [replace(wanted, name=named[name]) for name in matches[:1]]
     return slots
 
 
