@@ -13,15 +13,15 @@ from typing import Literal
 import numpy as np
 
 from ligo_spec.certify_attention import rows_in_use, wrong_heads
+from ligo_spec.certify_norms import NormPart, heads, whole
 from ligo_spec.family import LAYER, Family
-from ligo_spec.maps import Dense, Map, equal, gram_error, is_identity, scaled
+from ligo_spec.maps import Map, equal, gram_error, is_identity, scaled
 from ligo_spec.measures import (
     Rows,
     distance,
     distance_to_identity,
     distance_to_selection,
     isometry,
-    largest,
     nonzero_rows,
     norm_rows,
 )
@@ -107,7 +107,8 @@ class _Checks:
     growth: Growth
     operator: Operator
     term: Term
-    known: dict[tuple[int, bool], tuple[float, float]] = field(default_factory=dict)
+    known: dict[tuple[int, bool], tuple[Map, tuple[float, float]]] = field(default_factory=dict)
+    """By a map's identity; the map is kept, so that no other one gets its number."""
 
     @property
     def family(self) -> Family:
@@ -119,7 +120,7 @@ class _Checks:
         yield from self._past()
         yield from self._activations()
         for norm in self.family.relations.norms:
-            yield from self._norm(norm) if norm.per == "space" else self._head_norm(norm)
+            yield from self._norm(norm)
         for scale in self.family.relations.scales:
             yield from self._scale(scale)
         for multiplier in self.family.relations.multipliers:
@@ -132,8 +133,8 @@ class _Checks:
     def _isometry(self, map_: Map, centred: bool) -> tuple[float, float]:
         key = (id(map_), centred)
         if key not in self.known:
-            self.known[key] = isometry(map_, centred=centred)
-        return self.known[key]
+            self.known[key] = map_, isometry(map_, centred=centred)
+        return self.known[key][1]
 
     def _layers(self, *spaces: str) -> list[int | None]:
         """The layers at which the maps of ``spaces`` must be looked at: one where all are shared."""
@@ -209,66 +210,38 @@ class _Checks:
         centred = norm.kind == "layer_norm"
         told = False
         for layer in self._layers(norm.reads, norm.writes, space):
-            reads = self.term.map(norm.reads, "out", layer)
-            spread, error = self._isometry(reads, centred)
-            if error > TOLERANCE * max(1.0, spread):
-                what = "variance" if centred else "mean square"
-                message = f"the {what} of {norm.reads} does not map to one factor of itself"
-                yield Broken("norm", norm.gain, message, error)
-                return
-            if not told:
-                told = True
-                yield from self._eps(norm, spread)
-            gain, writes = self.term.map(space, "gain", layer), self.term.map(norm.writes, "out", layer)
-            live = self._live(norm.writes, layer)
-            error = norm_rows(reads, gain, writes, live, np.sqrt(spread), centred=centred)
-            if error > TOLERANCE:
-                yield self._not_carried(norm, error)
-                return
+            for part in self._parts(norm, space, layer):
+                spread, error = self._isometry(part.reads, centred)
+                if max(part.stray, error) > TOLERANCE * max(1.0, spread):
+                    yield Broken("norm", norm.gain, part.wrong, max(part.stray, error))
+                    return
+                if not told and (wrong := self._wrong_eps(norm, spread)) is not None:
+                    told = True
+                    yield wrong
+                error = norm_rows(part.reads, part.gain, part.writes, part.live, np.sqrt(spread), centred=centred)
+                if error > TOLERANCE:
+                    yield self._not_carried(norm, error)
+                    return
 
-    def _eps(self, norm: Norm, spread: float) -> Iterator[Broken]:
+    def _parts(self, norm: Norm, space: str, layer: int | None) -> Iterator[NormPart]:
+        live = self._live(norm.writes, layer)
+        if norm.per == "head":
+            yield from heads(self.growth, self.term, norm, space, layer, live)
+        else:
+            yield whole(self.term, norm, space, layer, live)
+
+    def _wrong_eps(self, norm: Norm, spread: float) -> Broken | None:
         scale = 1.0 if norm.eps is None else self.operator.eps_scale.get(norm.eps, 1.0)
-        if abs(scale - spread) > TOLERANCE * max(1.0, spread):
-            message = f"{norm.eps} must be scaled by {spread:.6g}, it is by {scale:.6g}"
-            if norm.eps is None:
-                message = f"its epsilon must be scaled by {spread:.6g}, but no key of config.json holds it"
-            yield Broken("norm", norm.gain, message, abs(scale - spread))
+        if abs(scale - spread) <= TOLERANCE * max(1.0, spread):
+            return None
+        message = f"{norm.eps} must be scaled by {spread:.6g}, it is by {scale:.6g}"
+        if norm.eps is None:
+            message = f"its epsilon must be scaled by {spread:.6g}, but no key of config.json holds it"
+        return Broken("norm", norm.gain, message, abs(scale - spread))
 
     def _not_carried(self, relation: Norm | Scale, error: float) -> Broken:
         message = f"gain and maps do not carry {relation.reads} over to {relation.writes}"
         return Broken("norm", relation.gain, message, error)
-
-    def _head_norm(self, norm: Norm) -> Iterator[Broken]:
-        """Condition 3, head by head: every head in use is one old head, normed as that was."""
-        gain_space = self.family.tensors[norm.gain].touches[0].space
-        axes = self.family.spaces[norm.reads].axes
-        heads, side = self.growth.large.sizes[axes[0]], self.growth.large.sizes[axes[1]]
-        centred, told = norm.kind == "layer_norm", False
-        for layer in self._layers(norm.reads, norm.writes, gain_space):
-            reads, writes = (self.term.map(space, "out", layer) for space in (norm.reads, norm.writes))
-            gain, live = self.term.map(gain_space, "gain", layer), self._live(norm.writes, layer)
-            small = gain.shape[1]
-            for head in range(heads):
-                rows = slice(head * side, (head + 1) * side)
-                if not live[rows].any():
-                    continue
-                before, after = (m.rows(rows.start, rows.stop).reshape(side, -1, small) for m in (reads, writes))
-                source = int(np.abs(after).max(axis=(0, 2)).argmax())
-                others = max(largest(np.delete(block, source, axis=1)) for block in (before, after))
-                block = Dense(before[:, source])
-                spread, error = isometry(block, centred=centred)
-                if max(others, error) > TOLERANCE * max(1.0, spread):
-                    message = f"head {head} of {norm.reads} is no old head at one scale"
-                    yield Broken("norm", norm.gain, message, max(others, error))
-                    return
-                if not told:
-                    told = True
-                    yield from self._eps(norm, spread)
-                kappa = np.sqrt(spread)
-                error = norm_rows(block, gain, Dense(after[:, source]), live[rows], kappa, centred=centred)
-                if error > TOLERANCE:
-                    yield self._not_carried(norm, error)
-                    return
 
     def _scale(self, scale: Scale) -> Iterator[Broken]:
         """A learned factor a channel: as a norm that does not divide (SPEC 5.3)."""

@@ -216,6 +216,24 @@ def test_an_epsilon_that_is_not_scaled_is_named() -> None:
                                                     "final_norm.weight")}  # fmt: skip
 
 
+def test_every_layer_needs_its_epsilon() -> None:
+    """Condition 3, layer by layer: queries twice as large in the second layer only are a matter of its epsilon."""
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "vocab_size": 11}
+    config = {"model_type": "qwen3", **ROWS["qwen3"].config, **sizes, "num_hidden_layers": 2, "intermediate_size": 6}
+    small = Architecture.from_hf_config(load_family("qwen3"), config)
+    growth = Growth(small, small.grown({}))
+    operator = build_operator(growth, None, None)
+    term = operator.terms[0]
+    twice = Select(np.arange(8), 8, np.full(8, 2.0))
+    spaces = {**term.spaces, "query_raw": replace(term.spaces["query_raw"], out="changed")}
+    changed = Term({**term.maps, "changed": (Identity(8), twice)}, spaces, term.depth)
+    operator = replace(operator, terms=(changed,))
+    assert not agree(growth, operator)
+    assert [str(item) for item in certify(growth, operator)] == [
+        "norm: layers.{i}.attn.q_norm.weight: rms_norm_eps must be scaled by 4, it is by 1 (off by 3)"
+    ]
+
+
 def test_zeros_under_a_layer_norm_are_named() -> None:
     """Condition 3: a norm that centres sees the zeros in its mean."""
     growth = growth_of("gpt2")
