@@ -25,8 +25,8 @@ class FamilyRow:
     Args:
         name: Its ``model_type``.
         grows: Sizes that a target may name.
-        lossless: For every width method that can keep the function, the sizes that it can grow so, one by one or
-            together; for ``hypercloning`` by integer factors.
+        lossless: For every width method that can keep the function, the sizes that it can grow so, each alone or with
+            sizes that it divides or is divided by; for ``hypercloning`` by integer factors.
     """
 
     name: str
@@ -49,8 +49,11 @@ def _row(family: Family) -> FamilyRow:
 
 
 def _keeps(family: Family, method: str, size: str) -> bool:
-    """Whether some growth in ``size`` (and what must grow with it) keeps the function."""
+    """Whether growing ``size``, alone or with sizes that it divides or is divided by, can keep the function."""
+    allowed = {size}.union(*(pair for pair in family.divides if size in pair))
     for growth in _growths(family, size):
+        if not _grown_sizes(growth) <= allowed:
+            continue
         try:
             operator = build_operator(growth, WIDTHS[method], None)  # type: ignore[arg-type]
         except PlanError:
@@ -58,6 +61,12 @@ def _keeps(family: Family, method: str, size: str) -> bool:
         if not certify(growth, operator):
             return True
     return False
+
+
+def _grown_sizes(growth: Growth) -> set[str]:
+    """The sizes that grow, but for those that are computed."""
+    rules, large = growth.small.family.sizes, growth.large.sizes
+    return {name for name, size in growth.small.sizes.items() if rules[name].config and large[name] != size}
 
 
 def _growths(family: Family, size: str) -> Iterator[Growth]:
