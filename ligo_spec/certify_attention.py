@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from ligo_spec.maps import Map, Matrix
 from ligo_spec.measures import Rows, largest, nonzero_rows, off_rotation
 from ligo_spec.operator import Growth, Term
 from ligo_spec.relations import Attention
+
+BY_FREQUENCY = {"default", "linear", "llama3"}
+"""Types of rotary positions, as configs name them, whose frequencies do not depend on how many a head has."""
 
 
 def rows_in_use(growth: Growth, term: Term, attention: Attention, space: str, layer: int | None) -> Rows:
@@ -64,6 +68,9 @@ def _off_rotation(
     """Coordinates (pairs, where they turn) at which query or key is zero are free: they add nothing to any score."""
     share = 1.0 if attention.rotary_share is None else growth.small.number(attention.rotary_share)
     turned, turned_large = int(query.shape[1] * share), int(query.shape[0] * share)
+    others = _rotary_types(growth.small.config) - BY_FREQUENCY
+    if turned != turned_large and others:
+        yield f"rotary positions of type {', '.join(sorted(others))} depend on the size of a head", 1.0
     if turned % 2 or turned_large % 2 or not turned:
         yield f"{turned} → {turned_large} coordinates of a head cannot turn in pairs", 1.0
         return
@@ -74,6 +81,18 @@ def _off_rotation(
         rest = block[turned_large:]
         error = max(off_rotation(kept[:, :turned]), largest(kept[:, turned:]), largest(rest[still, :turned]))
         yield f"{name} head {head} does not commute with rotary positions", error
+
+
+def _rotary_types(config: Mapping[str, Any]) -> set[str]:
+    """The types that a config names, for all layers or by kind of layer."""
+    found: set[str] = set()
+    waiting = [config.get("rope_parameters"), config.get("rope_scaling")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            found |= {item for key, item in value.items() if key in ("rope_type", "type") and isinstance(item, str)}
+            waiting += list(value.values())
+    return found
 
 
 def _live_pairs(rows: Matrix) -> Rows:

@@ -270,6 +270,24 @@ def test_heads_that_leave_their_rotary_frequency_are_named() -> None:
     assert any("does not commute with rotary positions" in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("rope", "kept"),
+    [
+        ({}, True),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}, True),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, True),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, False),
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, False),
+    ],
+)
+def test_rotary_positions_that_depend_on_the_size_of_a_head_are_named(rope: dict[str, Any], kept: bool) -> None:
+    """Condition 4: old pairs keep their place among the frequencies, unless the type computes those from the size."""
+    growth = growth_of("llama", {"head_dim": 8}, **rope)
+    broken = [str(item) for item in certify(growth, operator_of(growth, width="zero_pad"))]
+    assert (not broken) == kept
+    assert kept or "depend on the size of a head" in broken[0]
+
+
 def test_ties_that_part_are_named() -> None:
     """Condition 5: the head would read by another map than the embedding writes, and a file has room for one.
 
