@@ -13,9 +13,6 @@ from ligo_spec.measures import Rows, largest, nonzero_rows, off_rotation
 from ligo_spec.operator import Growth, Term
 from ligo_spec.relations import Attention
 
-BY_FREQUENCY = {"default", "linear", "llama3"}
-"""Types of rotary positions, as configs name them, whose frequencies do not depend on how many a head has."""
-
 
 def rows_in_use(growth: Growth, term: Term, attention: Attention, space: str, layer: int | None) -> Rows:
     """Rows of the query or key space that belong to heads whose output is read."""
@@ -68,7 +65,7 @@ def _off_rotation(
     """Coordinates (pairs, where they turn) at which query or key is zero are free: they add nothing to any score."""
     share = 1.0 if attention.rotary_share is None else growth.small.number(attention.rotary_share)
     turned, turned_large = int(query.shape[1] * share), int(query.shape[0] * share)
-    others = _rotary_types(growth.small.config) - BY_FREQUENCY
+    others = _rotary_types(growth.small.config) - set(attention.rotary_types)
     if turned != turned_large and others:
         yield f"rotary positions of type {', '.join(sorted(others))} depend on the size of a head", 1.0
     if turned % 2 or turned_large % 2 or not turned:

@@ -82,6 +82,8 @@ class Attention(Relation):
     """``half``: rotary positions that pair coordinate ``p`` with ``p + head_dim / 2`` (Hugging Face's layout)."""
     rotary_share: NumberRule | None = None
     """The share of a head's coordinates, the first ones, that turn; all of them where it is left out."""
+    rotary_types: tuple[str, ...] = ("default", "linear")
+    """Types of rotary positions, as configs name them, whose frequencies do not depend on how many a head has."""
     scaled: bool = True
     """Scores are divided by the root of the head's size; false where they are divided by a number of the config."""
 

@@ -276,6 +276,7 @@ def test_heads_that_leave_their_rotary_frequency_are_named() -> None:
         ({}, True),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}, True),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, True),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, True),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, False),
         ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, False),
     ],
