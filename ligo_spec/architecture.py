@@ -12,7 +12,7 @@ from typing import Any
 from ligo_spec import expressions
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import LAYER, Family, SizeRule, at_layer
-from ligo_spec.relations import Activation, NumberRule, holds
+from ligo_spec.relations import Activation, Attention, NumberRule, holds
 
 MAX_SIZE = 2**31
 """No dimension of a real model comes near; larger claims are refused before anything is computed from them."""
@@ -97,8 +97,19 @@ class Architecture:
         return [at_layer(template, i) for i in self.layers_of(template)]
 
     def number(self, rule: NumberRule) -> float:
-        """A number of the config, at the first key that is there."""
-        return read_number(self.config, rule)
+        """A number of the config, at the first of the rule's keys that holds one."""
+        for path in rule.config:
+            value: Any = self.config
+            for key in path.split("."):
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return value
+        return rule.default
+
+    def turning(self, attention: Attention) -> int:
+        """How many coordinates of a head turn under rotary positions, the first ones."""
+        side = self.sizes[self.family.spaces[attention.query].axes[1]]
+        return side if attention.rotary_share is None else int(side * self.number(attention.rotary_share))
 
     def function(self, activation: Activation) -> str:
         """The name of an activation's function."""
@@ -246,17 +257,6 @@ def _read_flags(
         else:
             problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
     return flags
-
-
-def read_number(config: Mapping[str, Any], rule: NumberRule) -> float:
-    """A number of a config, at the first of the rule's keys that holds one."""
-    for path in rule.config:
-        value: Any = config
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
-    return rule.default
 
 
 def wrong_lists(architecture: Architecture) -> list[str]:

@@ -63,8 +63,7 @@ def _off_rotation(
     growth: Growth, attention: Attention, head: int, query: Matrix, key: Matrix
 ) -> Iterable[tuple[str, float]]:
     """Coordinates (pairs, where they turn) at which query or key is zero are free: they add nothing to any score."""
-    share = 1.0 if attention.rotary_share is None else growth.small.number(attention.rotary_share)
-    turned, turned_large = int(query.shape[1] * share), int(query.shape[0] * share)
+    turned, turned_large = growth.small.turning(attention), growth.large.turning(attention)
     others = _rotary_types(growth.small.config) - set(attention.rotary_types)
     if turned != turned_large and others:
         yield f"rotary positions of type {', '.join(sorted(others))} depend on the size of a head", 1.0

@@ -217,10 +217,9 @@ class Family(Document):
     def only(self, templates: Collection[str]) -> Family:
         """The family of models that have just these tensors: spaces and relations of others are left out."""
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in templates}
-        before, after = (
-            {dim.space for tensor in group.values() for dim in tensor.touches} for group in (self.tensors, tensors)
-        )
-        gone = before - after  # not those that only a relation names: what a norm over heads writes
+        gone = _touched(self.tensors) - _touched(
+            tensors
+        )  # not those that only a relation names: what a norm over heads writes
 
         def kept(item: Any) -> bool:
             return getattr(item, "gain", None) in (None, *tensors) and not item.names & gone
@@ -233,6 +232,10 @@ class Family(Document):
     @cached_property
     def _variants(self) -> dict[tuple[tuple[str, bool], ...], Family]:
         return {}
+
+
+def _touched(tensors: Mapping[str, Tensor]) -> set[str]:
+    return {dim.space for tensor in tensors.values() for dim in tensor.touches}
 
 
 def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
@@ -259,8 +262,7 @@ def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
         for name, layout in family.layouts.items()
     }
     tensors = {name: dims(tensor) for name, tensor in there.items()}
-    before = {dim.space for tensor in family.tensors.values() for dim in tensor.touches}
-    unused = before - {dim.space for tensor in tensors.values() for dim in tensor.touches}
+    unused = _touched(family.tensors) - _touched(tensors)
     return family.model_copy(
         update={
             "residual": one.get(family.residual, family.residual),

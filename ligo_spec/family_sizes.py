@@ -9,6 +9,7 @@ from ligo_spec import expressions
 from ligo_spec.architecture import Architecture, indivisible
 from ligo_spec.errors import InputError
 from ligo_spec.family import Family
+from ligo_spec.layer_kinds import fixed_kinds
 
 
 def small_configs(family: Family) -> list[dict[str, int]]:
@@ -69,7 +70,7 @@ def small_targets(small: Architecture) -> list[dict[str, int]]:
             large = small.grown(target)
         except InputError:
             continue
-        if turns_pairs(large) and _same_kinds(small, large.sizes):
+        if turns_pairs(large) and set(fixed_kinds(large)) <= set(fixed_kinds(small)):
             found.append(target)
     return found
 
@@ -88,20 +89,7 @@ def _computed_from(family: Family, axis: str) -> set[str]:
     return needed.union(*(_computed_from(family, name) for name in needed))
 
 
-def _same_kinds(small: Architecture, sizes: Mapping[str, int]) -> bool:
-    """Whether every layer can come from one of its kind: one without a norm, if that has none."""
-    lacking = [tensor.not_in for tensor in small.family.tensors.values() if tensor.not_in]
-    counts = sizes[small.family.layers], small.layers
-    large, there = ({tuple(i in layers for layers in lacking) for i in range(count)} for count in counts)
-    return large <= there
-
-
 def turns_pairs(architecture: Architecture) -> bool:
     """Whether rotary positions turn whole pairs of coordinates: an even number of each head's, and some."""
-    for attention in architecture.family.relations.attention:
-        if attention.rotary != "none":
-            side = architecture.sizes[architecture.family.spaces[attention.query].axes[1]]
-            share = 1.0 if attention.rotary_share is None else architecture.number(attention.rotary_share)
-            if int(side * share) % 2 or int(side * share) == 0:
-                return False
-    return True
+    rotary = [a for a in architecture.family.relations.attention if a.rotary != "none"]
+    return all(architecture.turning(a) and architecture.turning(a) % 2 == 0 for a in rotary)

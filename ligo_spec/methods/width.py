@@ -105,13 +105,6 @@ def raw_spaces(growth: Growth) -> dict[str, str]:
     return {norm.reads: norm.writes for norm in growth.small.family.relations.norms if norm.writes in heads}
 
 
-def gain_spaces(growth: Growth) -> dict[str, str]:
-    """Spaces that only the gain of a norm over single heads touches, by the space that the norm writes."""
-    tensors = growth.small.family.tensors
-    norms = [norm for norm in growth.small.family.relations.norms if norm.per == "head"]
-    return {tensors[norm.gain].touches[0].space: norm.writes for norm in norms}
-
-
 def multiplied(growth: Growth, trios: dict[str, Trio]) -> None:
     """Add the maps of spaces that a root of a size multiplies: smaller than what they become by the root's growth."""
     for multiplier in growth.small.family.relations.multipliers:
@@ -252,14 +245,14 @@ def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Sele
     if large.per_group < small.per_group:  # only even copies leave every query head a place
         groups = Select(np.arange(large.groups) % small.groups, small.groups)
     heads = Select(place_heads(small, large, groups.index)[0], small.heads)
-    raw = raw_spaces(growth)
-    before = {name: product([heads if raw[name] == attention.query else groups, inner]) for name in raw}
+    rows = {attention.key: groups, attention.query: heads}
+    before = {raw: trio(product([rows[to], inner])) for raw, to in raw_spaces(growth).items() if to in rows}
     # q'·k' sums counts[j] copies of every product and is divided by sqrt(d') where it was divided by sqrt(d)
     factor = np.sqrt(large.head_dim / small.head_dim) if attention.scaled else 1.0
     share = factor / counts(inner)
     scored = weighted(inner, np.sqrt(share)[inner.index])
     return {
-        **{name: trio(map_) for name, map_ in before.items() if raw[name] in (attention.query, attention.key)},
+        **before,
         attention.query: trio(product([heads, scored])),
         attention.key: trio(product([groups, scored])),
         attention.value: trio(product([groups, inner])),

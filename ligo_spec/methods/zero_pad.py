@@ -183,8 +183,7 @@ def _rotary(
     d, d_large = small.head_dim, large.head_dim
     if d == d_large:
         return Identity(d), Identity(d)
-    share = 1.0 if attention.rotary_share is None else growth.small.number(attention.rotary_share)
-    turned, turned_large = int(d * share), int(d_large * share)
+    turned, turned_large = growth.small.turning(attention), growth.large.turning(attention)
     if not turned or turned_large % turned or turned % 2:
         raise PlanError(
             f"zero_pad cannot grow head_dim {d} → {d_large} under rotary positions: {turned} → {turned_large} turning "
