@@ -11,7 +11,7 @@ from typing import Any
 
 from ligo_spec import expressions
 from ligo_spec.errors import InputError, Problem, printable
-from ligo_spec.family import LAYER, Family, SizeRule, at_layer
+from ligo_spec.family import Family, SizeRule, at_layer
 from ligo_spec.relations import Activation, Attention, NumberRule, holds
 
 MAX_SIZE = 2**31
@@ -72,10 +72,14 @@ class Architecture:
         """Family, sizes and flags: what tells it from others."""
         return f"<{self.family.name} {dict(self.sizes)} {dict(self.flags)}>"
 
+    def depth(self, stack: str) -> int:
+        """How many layers a stack has."""
+        return self.sizes[self.family.stacks[stack].count]
+
     @property
-    def layers(self) -> int:
-        """How many layers there are."""
-        return self.sizes[self.family.layers]
+    def depths(self) -> dict[str, int]:
+        """How many layers every stack has."""
+        return {stack: self.depth(stack) for stack in self.family.stacks}
 
     def width(self, space: str) -> int | None:
         """The size of a space, or None where only the file knows."""
@@ -88,9 +92,7 @@ class Architecture:
 
     def layers_of(self, template: str) -> list[int | None]:
         """The layers that have a tensor; None for one outside the layers."""
-        if LAYER not in template:
-            return [None]
-        return [i for i in range(self.layers) if self.family.in_layer(template, i)]
+        return self.family.layers_of(template, self.sizes)
 
     def names(self, template: str) -> list[str]:
         """The tensors that a template stands for: one, or one per layer that has it."""
@@ -264,14 +266,15 @@ def wrong_lists(architecture: Architecture) -> list[str]:
     wrong = []
     for key in architecture.family.layer_lists:
         value = architecture.config.get(key)
-        if value is not None and not (isinstance(value, list | tuple) and len(value) == architecture.layers):
+        layers = architecture.depth(architecture.family.stack_of_list(key))
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == layers):
             count = f"{len(value)} entries" if isinstance(value, list | tuple) else printable(repr(value))
-            wrong.append(f"{key} must have an entry for each of {architecture.layers} layers, found {count}")
+            wrong.append(f"{key} must have an entry for each of {layers} layers, found {count}")
     return wrong
 
 
 def _limit(family: Family, name: str) -> int:
-    return MAX_LAYERS if name == family.layers else MAX_SIZE
+    return MAX_LAYERS if name in {stack.count for stack in family.stacks.values()} else MAX_SIZE
 
 
 def _key(name: str, rule: SizeRule) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ligo_spec.certify_attention import rows_in_use, wrong_heads
 from ligo_spec.certify_norms import NormPart, heads, whole
-from ligo_spec.family import LAYER, Family
+from ligo_spec.family import Family
 from ligo_spec.maps import Map, equal, gram_error, is_identity, scaled
 from ligo_spec.measures import (
     Rows,
@@ -139,7 +139,7 @@ class _Checks:
     def _layers(self, *spaces: str) -> list[int | None]:
         """The layers at which the maps of ``spaces`` must be looked at: one where all are shared."""
         own = {len(self.term.maps[self.term.spaces[s].of(r)]) for s in spaces for r in ("out", "in", "gain")}
-        return [None] if own == {1} else list(range(self.growth.large.layers))
+        return [None] if own == {1} else list(range(max(own)))
 
     def _live(self, space: str, layer: int | None) -> Rows:
         """Rows of a space that something reads: all, where a norm reads it (through its mean or mean square)."""
@@ -182,8 +182,9 @@ class _Checks:
         relations = self.family.relations
         links: tuple[Norm | Scale, ...] = (*relations.norms, *relations.scales)
         for link in links:
-            for layer in range(self.growth.large.layers):
-                if link.reads == link.writes or LAYER not in link.gain or self.family.in_layer(link.gain, layer):
+            stack = self.family.stack_of(link.gain)
+            for layer in () if stack is None else range(self.growth.large.depth(stack)):
+                if link.reads == link.writes or self.family.in_layer(link.gain, layer):
                     continue
                 reads, writes = self.term.map(link.writes, "in", layer), self.term.map(link.reads, "out", layer)
                 error = gram_error(reads, writes, enough=TOLERANCE)
@@ -284,35 +285,42 @@ class _Checks:
 
     def _depth(self) -> Iterator[Broken]:
         """Condition 6: the layers that are not silent are the small model's, each once and in order."""
+        for stack in self.family.stacks:
+            yield from self._depth_of(stack)
+
+    def _depth_of(self, stack: str) -> Iterator[Broken]:
         order: list[int] = []
-        for layer in range(self.growth.large.layers):
-            if self._silent(layer):
+        tensors = [name for name in self.family.tensors if self.family.stack_of(name) == stack]
+        for layer in range(self.growth.large.depth(stack)) if tensors else ():
+            if self._silent(stack, layer):
                 continue
-            names = [name for name in self.family.tensors if LAYER in name and self.family.in_layer(name, layer)]
-            rows = {name: self.term.mix(name)[layer] for name in names}
+            rows = {name: self.term.mix(name)[layer] for name in tensors if self.family.in_layer(name, layer)}
             source = int(np.argmax(next(iter(rows.values()))))
-            wanted = np.eye(self.growth.small.layers)[source]
+            wanted = np.eye(self.growth.small.depth(stack))[source]
             error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows.items())
             if error > TOLERANCE:
-                yield Broken(
-                    "depth", f"layer {layer}", f"{name} is a mixture, neither one small layer nor silent", error
-                )
+                message = f"{name} is a mixture, neither one small layer nor silent"
+                yield Broken("depth", _layer_of(stack, layer), message, error)
                 return
             order.append(source)
-        if order != list(range(self.growth.small.layers)):
+        if tensors and order != list(range(self.growth.small.depth(stack))):
             message = f"those that are not silent copy {_short(order)}, not each small layer once and in order"
-            yield Broken("depth", "layers", message, 1.0)
+            yield Broken("depth", stack, message, 1.0)
 
-    def _silent(self, layer: int) -> bool:
+    def _silent(self, stack: str, layer: int) -> bool:
         """Whether a layer adds nothing: all that it writes to the residual stream is zero, and no norm stands in it."""
-        residual = self.family.residual
-        norms = [norm for norm in self.family.relations.norms if LAYER in norm.gain]
+        residual = self.family.stacks[stack].residual
+        norms = [norm for norm in self.family.relations.norms if self.family.stack_of(norm.gain) == stack]
         if any(norm.reads == norm.writes == residual for norm in norms):
             return False
         gains = [scale.gain for scale in self.family.relations.scales if scale.writes == residual]
         gains += [norm.gain for norm in norms if norm.writes == residual]
-        written = [name for name in (*self.family.writers(residual), *gains) if LAYER in name]
+        written = [n for n in (*self.family.writers(residual), *gains) if self.family.stack_of(n) == stack]
         return all(not self.term.mix(name)[layer].any() for name in written if self.family.in_layer(name, layer))
+
+
+def _layer_of(stack: str, layer: int) -> str:
+    return f"layer {layer}" if stack == "layers" else f"layer {layer} of {stack}"
 
 
 def _place(space: str, layer: int | None) -> str:

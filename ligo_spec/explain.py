@@ -11,7 +11,7 @@ from typing import Any
 from ligo_spec.certify import Broken
 from ligo_spec.documents import dump
 from ligo_spec.errors import InputError, Problem, printable
-from ligo_spec.family import LAYER
+from ligo_spec.family import EVERY, LAYER
 from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of
 from ligo_spec.layer_kinds import grown_lists
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
@@ -125,7 +125,7 @@ def grown_config(growth: Growth, operator: Operator) -> dict[str, Any]:
         InputError: An epsilon that must be scaled is not a number that can be. All problems at once.
     """
     config = {**growth.large.config, **grown_lists(growth, operator)}
-    if growth.small.layers != growth.large.layers:
+    if growth.small.depths != growth.large.depths:
         config = {key: value for key, value in config.items() if key not in growth.small.family.recounted}
     problems = []
     for key, factor in operator.eps_scale.items():
@@ -188,7 +188,7 @@ def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[Tenso
                 continue
             recipe = outputs.recipes[name]
             small = outputs.small.shape(recipe.sources[0])
-            count = growth.large.layers if LAYER in template else 1
+            count = len(growth.large.layers_of(template))
             shapes[template] = TensorChange(template, small, grown_shape(recipe, small), count, _how(recipe, operator))
     return [shapes[template] for template in growth.small.family.tensors if template in shapes]
 
@@ -225,10 +225,11 @@ def _depth_rows(term: Term) -> list[str]:
     """One line a depth map that is shared by all tensors: where each layer comes from."""
     rows = []
     for key, mix in term.depth.items():
-        if key == "*":
+        if key.endswith(EVERY):
             sources = [
                 str(int(row.argmax())) if row.max() == 1 and row.sum() == 1 else "mixed" if row.any() else "silent"
                 for row in mix
             ]
-            rows.append(" ".join(sources))
+            stack = key.removesuffix(EVERY)
+            rows.append(" ".join(sources) if len(term.depth) == 1 else f"{stack}: {' '.join(sources)}")
     return rows

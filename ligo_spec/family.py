@@ -28,6 +28,9 @@ Role = Literal["out", "in", "gain"]
 LAYER = family_rules.LAYER
 """Stands for the layer index in the names of tensors."""
 
+EVERY = ".*"
+"""After a stack's name: every tensor of its layers."""
+
 
 class Dim(NamedTuple):
     """One dimension of a tensor: the space it touches, and how."""
@@ -86,6 +89,15 @@ class FlagRule(Document):
         return self
 
 
+class Stack(Document):
+    """Layers, one after another, that add to one stream. Its name stands before ``.{i}`` in the names of tensors."""
+
+    count: str = "num_hidden_layers"
+    """The size that counts them."""
+    residual: str = "residual"
+    """The space that they add to."""
+
+
 class LayerList(Document):
     """A key of ``config.json`` with one entry a layer, and what it is where the key is not there.
 
@@ -97,6 +109,8 @@ class LayerList(Document):
     start: int | None = None
     """``period - 1`` where it is left out."""
     after: NumberRule | None = None
+    stack: str | None = None
+    """The stack whose layers it is about; may be left out where there is one."""
     when: str | None = None
     """A flag, or ``not`` and a flag: where it does not hold, all layers have ``otherwise``."""
     value: str | int | None = None
@@ -116,8 +130,8 @@ class Space(Document):
 
     axes: Annotated[tuple[str, ...], Field(min_length=1)]
     """Sizes whose product is the space's size, outermost first; ``*`` is whatever the file has."""
-    per: Literal["model", "layer"] = "model"
-    """``layer``: every layer has a space of its own, so maps may differ from layer to layer."""
+    per: str = "model"
+    """The name of a stack: every layer of it has a space of its own, so maps may differ from layer to layer."""
     fixed: bool = False
     """Entries are indices with a meaning of their own (token ids, positions, labels): only the identity maps them."""
     same_as: Same | None = None
@@ -171,10 +185,8 @@ class Family(Document):
     """Config keys that, where present, must have this value: the family describes no other variant."""
     divides: tuple[tuple[str, str], ...] = ()
     """Pairs of sizes: the first must divide the second."""
-    layers: str = "num_hidden_layers"
-    """The size that counts the layers."""
-    residual: str = "residual"
-    """The space that the layers add to."""
+    stacks: Annotated[dict[str, Stack], Field(min_length=1)] = {"layers": Stack()}
+    """The stacks of layers, by name: an encoder and a decoder have one each."""
     output: str
     """The space of the last hidden state."""
     spaces: dict[str, Space]
@@ -203,9 +215,34 @@ class Family(Document):
         wanted = Dim(space, "out"), Dim(space, "gain")
         return [name for name, tensor in self.tensors.items() if any(dim in tensor.touches for dim in wanted)]
 
+    def stack_of(self, template: str) -> str | None:
+        """The stack whose layers have the tensor; None for one outside the layers."""
+        name, found, _ = template.partition("." + LAYER)
+        return name if found else None
+
+    def stack_of_key(self, key: str) -> str | None:
+        """The stack that a depth map is for: that of its template, or the one that ``STACK.*`` names."""
+        return key.removesuffix(EVERY) if key.endswith(EVERY) else self.stack_of(key)
+
+    @property
+    def residuals(self) -> tuple[str, ...]:
+        """The spaces that layers add to, each once."""
+        return tuple(dict.fromkeys(stack.residual for stack in self.stacks.values()))
+
+    def stack_of_list(self, key: str) -> str:
+        """The stack that a per-layer list is about."""
+        return self.layer_lists[key].stack or next(iter(self.stacks))
+
     def in_layer(self, template: str, layer: int | None) -> bool:
         """Whether a layer has the tensor (outside the layers: yes)."""
         return layer is None or layer not in self.tensors[template].not_in
+
+    def layers_of(self, template: str, sizes: Mapping[str, int]) -> list[int | None]:
+        """The layers that have a tensor in a model of these sizes; None for one outside the layers."""
+        stack = self.stack_of(template)
+        if stack is None:
+            return [None]
+        return [i for i in range(sizes[self.stacks[stack].count]) if self.in_layer(template, i)]
 
     def at(self, flags: Mapping[str, bool]) -> Family:
         """The family of models with these flags: conditions are settled, only what is there is left."""
@@ -265,7 +302,10 @@ def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
     unused = _touched(family.tensors) - _touched(tensors)
     return family.model_copy(
         update={
-            "residual": one.get(family.residual, family.residual),
+            "stacks": {
+                name: stack.model_copy(update={"residual": one.get(stack.residual, stack.residual)})
+                for name, stack in family.stacks.items()
+            },
             "output": one.get(family.output, family.output),
             "spaces": {name: space for name, space in family.spaces.items() if name not in {*one, *unused}},
             "relations": family.relations.model_copy(update=relations),

@@ -71,13 +71,14 @@ def _grown_sizes(growth: Growth) -> set[str]:
 
 def _growths(family: Family, size: str) -> Iterator[Growth]:
     """Growths to twice a size of the first configs that can, at fixed depth, the other sizes as they are or twice."""
-    if size == family.layers:
+    counts = {stack.count for stack in family.stacks.values()}
+    if size in counts:
         return
     tried = 0
     for config in small_configs(family):
         small = Architecture.from_hf_config(family, {"model_type": family.name, **config})
         for target in small_targets(small):
-            if target[family.layers] != small.layers or target[size] != 2 * small.sizes[size]:
+            if any(target[count] != small.sizes[count] for count in counts) or target[size] != 2 * small.sizes[size]:
                 continue
             if all(value in (small.sizes[name], 2 * small.sizes[name]) for name, value in target.items()):
                 tried += 1

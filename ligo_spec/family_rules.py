@@ -20,6 +20,7 @@ ROLES = ("out", "in", "gain")
 def misfits(family: Family) -> Iterator[Misfit]:
     """Every broken reference, at the key that makes it."""
     yield from _sizes(family)
+    yield from _stacks(family)
     yield from _flags(family)
     yield from _layer_lists(family)
     yield from _spaces(family)
@@ -29,8 +30,6 @@ def misfits(family: Family) -> Iterator[Misfit]:
 
 
 def _sizes(family: Family) -> Iterator[Misfit]:
-    if family.layers not in family.sizes:
-        yield ("layers",), f"no size is named {family.layers!r}"
     for name, rule in family.sizes.items():
         for needed in sorted(expressions.names_in(rule.default)) if rule.default else ():
             if needed not in family.sizes:
@@ -54,6 +53,21 @@ def _needs(family: Family, name: str) -> set[str]:
     return found
 
 
+def _stacks(family: Family) -> Iterator[Misfit]:
+    stated = "stacks" in family.model_fields_set
+    for name, stack in family.stacks.items():
+        place = ("stacks", name) if stated else ("stacks",)
+        if stack.count not in family.sizes:
+            yield place, f"no size is named {stack.count!r}"
+        if stack.residual not in family.spaces:
+            yield place, f"no space is named {stack.residual!r}"
+
+
+def _no_stack(family: Family, place: tuple[str | int, ...], name: str) -> Iterator[Misfit]:
+    if name not in family.stacks:
+        yield place, f"no stack is named {name!r}; there is {', '.join(family.stacks)}"
+
+
 def _flags(family: Family) -> Iterator[Misfit]:
     for name, flag in family.flags.items():
         for size in flag.differ or ():
@@ -63,7 +77,12 @@ def _flags(family: Family) -> Iterator[Misfit]:
 
 def _layer_lists(family: Family) -> Iterator[Misfit]:
     for key, rule in family.layer_lists.items():
-        yield from _condition(family, ("layer_lists", key), rule.when)
+        place = "layer_lists", key
+        yield from _condition(family, place, rule.when)
+        if rule.stack is not None:
+            yield from _no_stack(family, place, rule.stack)
+        elif len(family.stacks) > 1:
+            yield place, f"must say of which stack it is ({', '.join(family.stacks)})"
 
 
 def _spaces(family: Family) -> Iterator[Misfit]:
@@ -78,9 +97,10 @@ def _spaces(family: Family) -> Iterator[Misfit]:
                 yield place, f"no space is named {space.same_as.space!r}"
             elif name in _ends(family, name):
                 yield place, "is one with itself, through other spaces"
-    for key in ("residual", "output"):
-        if getattr(family, key) not in family.spaces:
-            yield (key,), f"no space is named {getattr(family, key)!r}"
+        if space.per != "model":
+            yield from _no_stack(family, place, space.per)
+    if family.output not in family.spaces:
+        yield ("output",), f"no space is named {family.output!r}"
 
 
 def _ends(family: Family, name: str) -> set[str]:
@@ -119,10 +139,17 @@ def _tensors(family: Family) -> Iterator[Misfit]:
         place = "tensors", name
         if name.count(LAYER) > 1:
             yield place, f"a name has {LAYER} at most once"
+        stack = family.stack_of(name)
+        if stack is not None:
+            yield from _no_stack(family, place, stack)
+        elif LAYER in name:
+            yield place, f"has no stack before {LAYER}: names of layers' tensors begin with it and a dot"
         for text in tensor.dims:
             space, _, role = text.partition(".")
             if space not in family.spaces or role not in ROLES:
                 yield place, f"{text!r} is not a declared space with a role ({', '.join(ROLES)})"
+            elif (per := family.spaces[space].per) not in ("model", stack):
+                yield place, f"touches {space}, of which there is one per layer of {per}"
         yield from _condition(family, place, tensor.when)
         if tensor.not_in and LAYER not in name:
             yield place, f"is in no layer, so not_in says nothing (its name has no {LAYER})"

@@ -25,13 +25,14 @@ _KNOWN: dict[str, tuple[Family, list[dict[str, int]]]] = {}
 def _configs(family: Family) -> list[dict[str, int]]:
     """Configs of small sizes that obey the family's rules, all combinations of a few values a size."""
     rules = {name: rule for name, rule in family.sizes.items() if rule.config is not None}
+    counts = {stack.count for stack in family.stacks.values()}
     divisors = {small for small, _ in family.divides}
     alike = {size for flag in family.flags.values() for size in flag.differ or ()}
     turning = {family.spaces[a.query].axes[1] for a in family.relations.attention if a.rotary != "none"}
     values: dict[str, tuple[int, ...]] = {}
     for number, name in enumerate(rules):
-        if name == family.layers:
-            values[name] = (1, 2, 3)
+        if name in counts:
+            values[name] = (1, 2, 3) if len(counts) == 1 else (1, 2)
         elif name in turning:
             values[name] = (2, 4)
         else:
@@ -70,7 +71,8 @@ def small_targets(small: Architecture) -> list[dict[str, int]]:
             large = small.grown(target)
         except InputError:
             continue
-        if turns_pairs(large) and set(fixed_kinds(large)) <= set(fixed_kinds(small)):
+        kept = all(set(fixed_kinds(large, s)) <= set(fixed_kinds(small, s)) for s in family.stacks)
+        if turns_pairs(large) and kept:
             found.append(target)
     return found
 

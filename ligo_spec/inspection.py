@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ligo_spec.family import LAYER, Dim, load_family
+from ligo_spec.family import Dim, load_family
 from ligo_spec.job import Small, open_model
 
 
@@ -77,7 +77,7 @@ def _tensor_rows(small: Small) -> list[TensorRow]:
     rows: dict[str, TensorRow] = {}
     for slot in small.binding.slots.values():
         for name, template in zip(slot.holds, slot.canonical, strict=True):
-            count = small.architecture.layers if LAYER in template else 1
+            count = len(small.architecture.layers_of(template))
             if template not in rows:
                 rows[template] = TensorRow(template, slot.template, small.shape(name), count, small.dtype(name))
     return [rows[template] for template in small.architecture.family.tensors if template in rows]

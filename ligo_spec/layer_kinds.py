@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
-from ligo_spec.family import LAYER, LayerList
+from ligo_spec.family import LayerList
 from ligo_spec.operator import Growth, Operator, Term
 from ligo_spec.relations import holds
 
@@ -29,14 +29,14 @@ def lists_of(architecture: Architecture) -> dict[str, list[Any]]:
         if stated is not None:
             found[key] = list(stated)
         elif rule.period is not None or rule.after is not None:
+            layers = architecture.depth(architecture.family.stack_of_list(key))
             special = holds(rule.when, architecture.flags)
-            chosen = _special(rule, architecture) if special else [False] * architecture.layers
+            chosen = _special(rule, architecture, range(layers)) if special else [False] * layers
             found[key] = [rule.value if each else rule.otherwise for each in chosen]
     return found
 
 
-def _special(rule: LayerList, architecture: Architecture) -> list[bool]:
-    layers = range(architecture.layers)
+def _special(rule: LayerList, architecture: Architecture, layers: range) -> list[bool]:
     if rule.after is not None:
         first = architecture.number(rule.after)
         return [i >= first for i in layers]
@@ -47,47 +47,67 @@ def _special(rule: LayerList, architecture: Architecture) -> list[bool]:
     return [i % period == start % period for i in layers]
 
 
-def fixed_kinds(architecture: Architecture) -> list[Kind]:
+def fixed_kinds(architecture: Architecture, stack: str) -> list[Kind]:
     """What the number of a layer settles: which tensors it does not have."""
-    partial = [tensor for tensor in architecture.family.tensors.values() if tensor.not_in]
-    return [tuple(i in tensor.not_in for tensor in partial) for i in range(architecture.layers)]
+    family = architecture.family
+    partial = [tensor for name, tensor in family.tensors.items() if tensor.not_in and family.stack_of(name) == stack]
+    return [tuple(i in tensor.not_in for tensor in partial) for i in range(architecture.depth(stack))]
 
 
-def kinds(architecture: Architecture) -> list[Kind]:
-    """The kind of every layer."""
-    lists = list(lists_of(architecture).values())
-    return [fixed + tuple(entry[i] for entry in lists) for i, fixed in enumerate(fixed_kinds(architecture))]
+def kinds(architecture: Architecture, stack: str) -> list[Kind]:
+    """The kind of every layer of a stack."""
+    lists = [entries for key, entries in lists_of(architecture).items() if _is_of(architecture, key, stack)]
+    return [fixed + tuple(entry[i] for entry in lists) for i, fixed in enumerate(fixed_kinds(architecture, stack))]
 
 
-def sources(term: Term, growth: Growth) -> list[int]:
-    """The small layer that counts most in every large one, over all its tensors; 0 where none counts."""
-    rows = [np.abs(term.mix(template)) for template in growth.small.family.tensors if LAYER in template]
+def _is_of(architecture: Architecture, key: str, stack: str) -> bool:
+    return architecture.family.stack_of_list(key) == stack
+
+
+def sources(term: Term, growth: Growth, stack: str) -> list[int]:
+    """The small layer that counts most in every large one of a stack, over all its tensors; 0 where none counts."""
+    family = growth.small.family
+    rows = [np.abs(term.mix(template)) for template in family.tensors if family.stack_of(template) == stack]
     total: npt.NDArray[np.floating] = np.sum(rows, axis=0)
     return [int(row.argmax()) for row in total]
 
 
-def same_kind(growth: Growth, main: Sequence[int]) -> Mask:
-    """Which small layers may take part in which large ones, ``(layers_large, layers_small)``: those of one kind."""
-    small = kinds(growth.small)
+def same_kind(growth: Growth, stack: str, main: Sequence[int]) -> Mask:
+    """Which small layers may take part in which large ones, ``(layers_large, layers_small)``: those of one kind.
+
+    Args:
+        growth: Small and large architecture.
+        stack: Whose layers.
+        main: The small layer that each large one comes from.
+    """
+    small = kinds(growth.small, stack)
     return np.array([[small[j] == small[source] for j in range(len(small))] for source in main])
 
 
 def misfits(term: Term, growth: Growth) -> Iterator[str]:
     """What in a term's depth maps mixes layers of different kinds, or puts one where its kind cannot be."""
-    main = sources(term, growth)
-    allowed = same_kind(growth, main)
-    small, fixed = fixed_kinds(growth.small), fixed_kinds(growth.large)
+    for stack in growth.small.family.stacks:
+        yield from _misfits_of(stack, term, growth)
+
+
+def _misfits_of(stack: str, term: Term, growth: Growth) -> Iterator[str]:
+    main = sources(term, growth, stack)
+    allowed = same_kind(growth, stack, main)
+    small, fixed = fixed_kinds(growth.small, stack), fixed_kinds(growth.large, stack)
     for i, source in enumerate(main):
         if small[source] != fixed[i]:
-            yield f"layer {i} of the large model would come from layer {source}, which {_difference(growth, source, i)}"
+            difference = _difference(growth, stack, source, i)
+            yield f"layer {i} of the large model's {stack} would come from layer {source}, which {difference}"
     for key, mix in term.depth.items():
+        if growth.small.family.stack_of_key(key) != stack:
+            continue
         for i, j in np.argwhere((mix != 0) & ~allowed)[:3]:
             yield f"depth map {key} mixes layer {j} into layer {i}, which comes from layer {main[i]} of another kind"
 
 
-def _difference(growth: Growth, source: int, i: int) -> str:
+def _difference(growth: Growth, stack: str, source: int, i: int) -> str:
     for name, tensor in growth.small.family.tensors.items():
-        if (source in tensor.not_in) != (i in tensor.not_in):
+        if growth.small.family.stack_of(name) == stack and (source in tensor.not_in) != (i in tensor.not_in):
             return f"has {'no' if source in tensor.not_in else 'a'} {name}"
     return "is of another kind"
 
@@ -97,5 +117,6 @@ def grown_lists(growth: Growth, operator: Operator) -> dict[str, list[Any]]:
     lists = lists_of(growth.small)
     if not lists or not operator.terms:
         return {}
-    main = sources(operator.terms[0], growth)
-    return {key: [entries[source] for source in main] for key, entries in lists.items()}
+    main = {stack: sources(operator.terms[0], growth, stack) for stack in growth.small.family.stacks}
+    stack_of = growth.small.family.stack_of_list
+    return {key: [entries[source] for source in main[stack_of(key)]] for key, entries in lists.items()}

@@ -335,11 +335,10 @@ def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
     for template, tensor in architecture.family.tensors.items():
         if template in present or not tensor.optional:
             wrong += [f"tensor {name} is missing" for name in architecture.names(template) if name not in counts]
-    wrong += [
-        f"{printable(key)} is in layer {slot.layer}, but there are {architecture.layers} layers"
-        for key, slot in binding.slots.items()
-        if slot.layer is not None and slot.layer >= architecture.layers
-    ]
+    for key, slot in binding.slots.items():
+        stack = architecture.family.stack_of(slot.canonical[0])
+        if slot.layer is not None and stack is not None and slot.layer >= architecture.depth(stack):
+            wrong.append(f"{printable(key)} is in layer {slot.layer}, but there are {architecture.depth(stack)} layers")
     wrong += [
         f"{printable(key)} is in layer {slot.layer}, which has none in family {architecture.family.name}"
         for key, slot in binding.slots.items()

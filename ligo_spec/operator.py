@@ -14,13 +14,15 @@ import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
 from ligo_spec.errors import InputError
-from ligo_spec.family import Role
+from ligo_spec.family import EVERY, LAYER, Role
 from ligo_spec.maps import Map
 
-ALL = "*"
-"""The key of a depth map that serves every layer tensor without one of its own."""
-
 Mix = npt.NDArray[np.floating]
+
+
+def every(stack: str) -> str:
+    """The key of a depth map that serves every tensor of a stack's layers without one of its own: ``layers.*``."""
+    return stack + EVERY
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Term:
     Args:
         maps: By name; one map for all layers, or one per layer of the large model.
         spaces: For every space of the family, the names of its maps.
-        depth: ``(layers_large, layers_small)`` by canonical template, ``*`` for all that have none of their own.
+        depth: ``(layers_large, layers_small)`` by canonical template, ``STACK.*`` for all that have none of their own.
     """
 
     maps: Mapping[str, tuple[Map, ...]]
@@ -57,7 +59,8 @@ class Term:
 
     def mix(self, template: str) -> Mix:
         """The depth map of a layer tensor, ``(layers_large, layers_small)``."""
-        return self.depth.get(template, self.depth[ALL]) if ALL in self.depth else self.depth[template]
+        own = self.depth.get(template)
+        return self.depth[every(template.partition("." + LAYER)[0])] if own is None else own
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +102,9 @@ class Growth:
         family = self.small.family.only({*templates, *tied})
         return Growth(replace(self.small, family=family), replace(self.large, family=family))
 
-    @property
-    def ratio(self) -> float:
-        """Small over large size of the residual stream, ``d / d'``."""
-        residual = self.small.family.residual
-        small, large = self.small.width(residual), self.large.width(residual)
+    def ratio(self, space: str) -> float:
+        """Small over large size of a space, ``d / d'``."""
+        small, large = self.small.width(space), self.large.width(space)
         assert small is not None
         assert large is not None
         return small / large

@@ -8,9 +8,8 @@ import numpy as np
 
 from ligo_spec import layer_kinds
 from ligo_spec.errors import InputError, Problem
-from ligo_spec.family import LAYER
 from ligo_spec.maps import Identity
-from ligo_spec.operator import ALL, Growth, Operator, Term
+from ligo_spec.operator import Growth, Operator, Term, every
 
 
 def check_operator(operator: Operator, growth: Growth) -> None:
@@ -61,7 +60,7 @@ def _misfit_spaces(term: Term, growth: Growth) -> Iterator[str]:
                 yield f"space {name} names a map {key!r} that is not there"
                 continue
             choices = term.maps[key]
-            allowed = (1, growth.large.layers) if space.per == "layer" else (1,)
+            allowed = (1,) if space.per == "model" else (1, growth.large.depth(space.per))
             if len(choices) not in allowed:
                 yield f"map {key} of space {name} comes {len(choices)} times; allowed: {allowed}"
             for map_ in choices:
@@ -72,16 +71,26 @@ def _misfit_spaces(term: Term, growth: Growth) -> Iterator[str]:
 
 
 def _misfit_depth(term: Term, growth: Growth) -> Iterator[str]:
-    layered = [name for name in growth.small.family.tensors if LAYER in name]
-    wanted = growth.large.layers, growth.small.layers
+    family = growth.small.family
+    keys = {every(stack) for stack in family.stacks}
+    wanted = {stack: (growth.large.depth(stack), growth.small.depth(stack)) for stack in family.stacks}
+    wrong = False
     for key, mix in term.depth.items():
-        if key != ALL and key not in layered:
+        stack = family.stack_of_key(key)
+        if key not in keys and (key not in family.tensors or stack is None):
+            wrong = True
             yield f"depth map {key} is for no layer tensor of the family"
-        if mix.shape != wanted:
-            yield f"depth map {key} has shape {mix.shape}; (layers_large, layers_small) = {wanted} is needed"
+        elif mix.shape != wanted[str(stack)]:
+            wrong = True
+            yield (
+                f"depth map {key} has shape {mix.shape}; (layers_large, layers_small) = {wanted[str(stack)]} is needed"
+            )
         elif not np.isfinite(mix).all():
             yield f"depth map {key} is not finite"
-    if ALL not in term.depth and (missing := [name for name in layered if name not in term.depth]):
-        yield from (f"tensor {name} has no depth map" for name in missing)
-    elif all(mix.shape == wanted for mix in term.depth.values()):
+    for name in family.tensors:
+        stack = family.stack_of(name)
+        if stack is not None and name not in term.depth and every(stack) not in term.depth:
+            wrong = True
+            yield f"tensor {name} has no depth map"
+    if not wrong:
         yield from layer_kinds.misfits(term, growth)

@@ -86,7 +86,7 @@ class TermNode(Document):
     """By name; one map for all layers, or one per layer of the large model."""
     spaces: dict[str, SpaceNode]
     depth: dict[str, str]
-    """Canonical template (``*`` for the rest) -> name of a float tensor ``(layers_large, layers_small)``."""
+    """Canonical template (``STACK.*`` for the rest) -> name of a float tensor ``(layers_large, layers_small)``."""
 
 
 class OperatorManifest(Document):

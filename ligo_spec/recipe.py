@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ligo_spec.backend import Backend
 from ligo_spec.checkpoint import DTYPES, FLOATS
 from ligo_spec.errors import InputError, NumericalError, Problem
-from ligo_spec.family import LAYER, Family, at_layer
+from ligo_spec.family import Family, at_layer
 from ligo_spec.maps import Identity, Map, Select, as_select
 from ligo_spec.operator import Operator, Term
 
@@ -82,11 +82,9 @@ def compile_recipes(family: Family, operator: Operator, templates: Iterable[str]
     for template in family.tensors:
         if template not in wanted:
             continue
-        layers: Iterable[int | None] = range(operator.large[family.layers]) if LAYER in template else (None,)
-        for layer in layers:
-            if family.in_layer(template, layer):
-                terms = tuple(_term(family, term, template, layer) for term in operator.terms)
-                yield TensorRecipe(at_layer(template, layer), template, terms, family.tensors[template].offset)
+        for layer in family.layers_of(template, operator.large):
+            terms = tuple(_term(family, term, template, layer) for term in operator.terms)
+            yield TensorRecipe(at_layer(template, layer), template, terms, family.tensors[template].offset)
 
 
 def grown_shape(recipe: TensorRecipe, shape: tuple[int, ...]) -> tuple[int, ...]:

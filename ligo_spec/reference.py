@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.errors import InputError
-from ligo_spec.family import LAYER, Family, at_layer
+from ligo_spec.family import Family, at_layer
 from ligo_spec.maps import Identity, dense
 from ligo_spec.operator import Operator, Term
 
@@ -77,21 +77,23 @@ def grow(family: Family, operator: Operator, small: Mapping[str, npt.NDArray[np.
         The large model's tensors by canonical name, float64.
     """
     large: dict[str, Array] = {}
-    layers_small = operator.small[family.layers]
-    layers_large = operator.large[family.layers]
     for template in family.tensors:
         offset = family.tensors[template].offset
-        there = [j for j in range(layers_small) if family.in_layer(template, j)]
-        if at_layer(template, there[0] if there else 0) not in small:
-            continue
-        if LAYER not in template:
+        stack = family.stack_of(template)
+        if stack is None:
+            if template not in small:
+                continue
             weight = small[template].astype(np.float64) + offset
             terms = [widen(weight, _maps(family, term, template, None)) for term in operator.terms]
             large[template] = _sum(terms) - offset
             continue
-        stack = np.stack([small[at_layer(template, j)].astype(np.float64) + offset for j in there])
-        mixed = [mix_layers(stack, term.mix(template)[:, there].astype(np.float64)) for term in operator.terms]
-        for i in range(layers_large):
+        count = family.stacks[stack].count
+        there = [j for j in range(operator.small[count]) if family.in_layer(template, j)]
+        if at_layer(template, there[0] if there else 0) not in small:
+            continue
+        layers = np.stack([small[at_layer(template, j)].astype(np.float64) + offset for j in there])
+        mixed = [mix_layers(layers, term.mix(template)[:, there].astype(np.float64)) for term in operator.terms]
+        for i in range(operator.large[count]):
             if family.in_layer(template, i):
                 terms = [
                     widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, operator.terms, strict=True)

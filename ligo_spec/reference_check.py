@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from ligo_spec import reference
 from ligo_spec.backend import Backend
 from ligo_spec.errors import VerificationError
-from ligo_spec.family import LAYER, Family, at_layer
+from ligo_spec.family import Family, at_layer
 from ligo_spec.maps import Identity, dense
 from ligo_spec.operator import Operator, Term
 from ligo_spec.outputs import Outputs
@@ -29,8 +30,7 @@ def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any])
     family = outputs.small.architecture.family
     worst, where = 0.0, ""
     for template in outputs.small.binding.templates():
-        layers = [i for i in range(operator.large[family.layers]) if family.in_layer(template, i)]
-        layer = layers[-1] if LAYER in template else None
+        layer = family.layers_of(template, operator.large)[-1]
         name = at_layer(template, layer)
         got = run(outputs.recipes[name], outputs.small.read, backend)
         want, bound = _expected(family, operator, template, layer, outputs, got.dtype)
@@ -46,8 +46,8 @@ def _expected(
     family: Family, operator: Operator, template: str, layer: int | None, outputs: Outputs, dtype: np.dtype[Any]
 ) -> tuple[Array, Array]:
     """The reference's value and the bound on rounding: the same equation on absolute values."""
-    layers = [j for j in range(operator.small[family.layers]) if family.in_layer(template, j)]
-    names = [at_layer(template, j) for j in layers] if layer is not None else [template]
+    layers = family.layers_of(template, operator.small)
+    names = [at_layer(template, j) for j in layers]
     offset = family.tensors[template].offset
     stored = np.stack([outputs.small.read(name).astype(np.float64) for name in names])
     stack, absolute = stored + offset, np.abs(stored) + abs(offset)
@@ -55,13 +55,18 @@ def _expected(
     size: Array = np.zeros(1)
     terms = 4
     for term in operator.terms:
-        row = term.mix(template)[layer : layer + 1, layers].astype(np.float64) if layer is not None else np.ones((1, 1))
+        row = np.ones((1, 1)) if layer is None else _row(term, template, layer, layers)
         maps = [_dense(term, dim.space, dim.role, layer) for dim in family.tensors[template].touches]
         value = value + reference.widen(reference.mix_layers(stack, row)[0], maps)
         sizes = [None if matrix is None else np.abs(matrix) for matrix in maps]
         size = size + reference.widen(reference.mix_layers(absolute, np.abs(row))[0], sizes)
         terms += row.shape[1] + sum(0 if matrix is None else matrix.shape[1] for matrix in maps)
     return value - offset, rounding_bound(size + abs(offset), terms, dtype)
+
+
+def _row(term: Term, template: str, layer: int, layers: Sequence[int | None]) -> Array:
+    """One layer's row of a depth map, ``(1, len(layers))``, at the layers that have the tensor."""
+    return term.mix(template)[layer : layer + 1, [j for j in layers if j is not None]].astype(np.float64)
 
 
 def rounding_bound(size: Array, terms: int, dtype: np.dtype[Any]) -> Array:

@@ -20,12 +20,12 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.backend import Backend
 from ligo_spec.draws import Draws
 from ligo_spec.errors import LigoError
-from ligo_spec.family import LAYER, Family, FlagRule, at_layer, family_names, load_family
+from ligo_spec.family import Family, FlagRule, at_layer, family_names, load_family
 from ligo_spec.family_sizes import small_configs, small_targets, turns_pairs
 from ligo_spec.layer_kinds import fixed_kinds, same_kind
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, build_operator
-from ligo_spec.operator import ALL, Growth, Mix, Operator, SpaceMaps, Term
+from ligo_spec.operator import Growth, Mix, Operator, SpaceMaps, Term, every
 from ligo_spec.operator_check import check_operator
 from ligo_spec.plan import OperatorChoice
 from ligo_spec.recipe import compile_recipes, run
@@ -212,23 +212,33 @@ def _terms(draw: st.DrawFn, growth: Growth) -> Term:
     spaces = {}
     for name, space in family.spaces.items():
         small, large = growth.small.width(name), growth.large.width(name)
-        count = draw(st.sampled_from([1, growth.large.layers])) if space.per == "layer" else 1
+        count = 1 if space.per == "model" else draw(st.sampled_from([1, growth.large.depth(space.per)]))
         for role in ("out", "in", "gain"):
             own = (draw(maps(small, large)) for _ in range(count))
             named[f"{name}.{role}"] = (Identity(1),) if small is None else tuple(own)
         spaces[name] = SpaceMaps(f"{name}.out", f"{name}.in", f"{name}.gain")
-    fixed, there = fixed_kinds(growth.large), fixed_kinds(growth.small)
-    places = [[j for j, kind in enumerate(there) if kind == wanted] for wanted in fixed]
-    main = [draw(st.sampled_from(some)) for some in places]
-    keys = [ALL, *(template for template in family.tensors if LAYER in template and draw(st.booleans()))]
-    return Term(named, spaces, {key: draw(_mixes(growth, main)) for key in keys})
+    depth: dict[str, Mix] = {}
+    for stack in family.stacks:
+        depth |= draw(_depths(growth, stack))
+    return Term(named, spaces, depth)
 
 
 @st.composite
-def _mixes(draw: st.DrawFn, growth: Growth, main: Sequence[int]) -> Mix:
+def _depths(draw: st.DrawFn, growth: Growth, stack: str) -> dict[str, Mix]:
+    """A depth map for a stack, and others for some of its tensors."""
+    family = growth.small.family
+    fixed, there = fixed_kinds(growth.large, stack), fixed_kinds(growth.small, stack)
+    places = [[j for j, kind in enumerate(there) if kind == wanted] for wanted in fixed]
+    main = [draw(st.sampled_from(some)) for some in places]
+    own = [template for template in family.tensors if family.stack_of(template) == stack and draw(st.booleans())]
+    return {key: draw(_mixes(growth, stack, main)) for key in (every(stack), *own)}
+
+
+@st.composite
+def _mixes(draw: st.DrawFn, growth: Growth, stack: str, main: Sequence[int]) -> Mix:
     """Any weights of layers that are of one kind with the one that each large layer comes from."""
     values = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    allowed = same_kind(growth, main)
+    allowed = same_kind(growth, stack, main)
     made = values.standard_normal(allowed.shape) * (values.random(allowed.shape) > 0.3) * allowed
     if not allowed.all():  # a layer that comes from nowhere is of no kind
         made[np.arange(len(main)), main] = 1.0
@@ -258,12 +268,13 @@ def expected(family: Family, operator: Operator, small: Mapping[str, Array]) -> 
     """
     dtype = next(iter(small.values())).dtype
     sizes = reference.grow(family, _absolute(operator), {name: np.abs(value) for name, value in small.items()})
-    terms = 4 + operator.small[family.layers] + sum(map_.shape[1] for map_ in _widest(family, operator))
+    depth = max(operator.small[stack.count] for stack in family.stacks.values())
+    terms = 4 + depth + sum(map_.shape[1] for map_ in _widest(family, operator))
     found = reference.grow(family, operator, small)
     offsets = {
         at_layer(template, layer): 2 * abs(tensor.offset)  # added, and taken away from what comes of it
         for template, tensor in family.tensors.items()
-        for layer in (range(operator.large[family.layers]) if LAYER in template else (None,))
+        for layer in family.layers_of(template, operator.large)
     }
     return {n: (value, rounding_bound(sizes[n] + offsets[n], terms, dtype)) for n, value in found.items()}
 

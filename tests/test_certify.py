@@ -16,7 +16,7 @@ from ligo_spec.certify import certify
 from ligo_spec.family import LAYER, load_family
 from ligo_spec.maps import Dense, Identity, Map, Select, dense
 from ligo_spec.methods import build_operator
-from ligo_spec.operator import ALL, Growth, Operator, Term
+from ligo_spec.operator import Growth, Operator, Term, every
 from ligo_spec.plan import OperatorChoice
 from ligo_spec.testing import random_small
 from tests.family_table import ROWS
@@ -315,7 +315,7 @@ def test_layers_out_of_order_are_named(family: str, mix: Any, message: str) -> N
     """Condition 6, whatever the family."""
     growth = growth_of(family, {"num_hidden_layers": 3})
     operator = operator_of(growth, depth="stack")
-    operator = replace(operator, terms=(replace(operator.terms[0], depth={ALL: mix.astype(np.float64)}),))
+    operator = replace(operator, terms=(replace(operator.terms[0], depth={every("layers"): mix.astype(np.float64)}),))
     assert not agree(growth, operator)
     assert any(message in str(item) for item in certify(growth, operator))
 
@@ -328,10 +328,10 @@ def test_silent_layers_keep_the_function_before_norms(family: str, place: int) -
     copied, silent = np.insert(np.eye(2), place, [1, 0], axis=0), np.insert(np.eye(2), place, 0, axis=0)
     written = [name for name in growth.small.family.writers("residual") if LAYER in name]
     start = operator_of(growth, depth="stack")
-    depth = {ALL: copied, **dict.fromkeys(written, silent)}
+    depth = {every("layers"): copied, **dict.fromkeys(written, silent)}
     operator = replace(start, terms=(replace(start.terms[0], depth=depth),))
     assert agree(growth, operator)
-    some = {ALL: copied, **dict.fromkeys(written[:-1], silent)}
+    some = {every("layers"): copied, **dict.fromkeys(written[:-1], silent)}
     assert not agree(growth, replace(start, terms=(replace(start.terms[0], depth=some),)))
 
 
@@ -340,7 +340,7 @@ def test_a_silent_layer_is_not_silent_after_norms() -> None:
     growth = growth_of("bert", {"num_hidden_layers": 3})
     start = operator_of(growth, depth="stack")
     silent = {name: np.array([[1.0, 0], [0, 1], [0, 0]]) for name in growth.small.family.writers("residual")}
-    depth = {ALL: np.array([[1.0, 0], [0, 1], [0, 1]]), **{k: v for k, v in silent.items() if LAYER in k}}
+    depth = {every("layers"): np.array([[1.0, 0], [0, 1], [0, 1]]), **{k: v for k, v in silent.items() if LAYER in k}}
     assert not agree(growth, replace(start, terms=(replace(start.terms[0], depth=depth),)))
 
 

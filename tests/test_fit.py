@@ -253,7 +253,7 @@ def test_a_tied_map_stays_one_parameter(fitted: Fitted) -> None:
     assert len(set(uses)) < len(uses)  # LiGO ties
     assert sum(parameter.numel() for parameter in learnable.parameters) == named == fitted.result.parameters
     assert after.spaces == term.spaces
-    residual = after.spaces[task.growth.small.family.residual]
+    residual = after.spaces["residual"]
     assert after.maps[residual.out] is after.maps[residual.in_]
     stored = load_operator(fitted.grown.path / "operator.safetensors")
     assert stored.terms[0].spaces == term.spaces
@@ -606,12 +606,13 @@ def test_every_family_of_text_can_be_fitted(family: str, tmp_path: Path) -> None
     small = {"model_type": family, **sizes, **ROWS[family].config}
     saved(tmp_path / "small", ROWS[family].head, small)
     (tmp_path / "text.txt").write_text("the small model knows what the large one learns. " * 40, "utf-8")
-    layers = declared.sizes[declared.layers].config or declared.layers
+    count = declared.stacks["layers"].count
+    layers = declared.sizes[count].config or count
     partial = any(tensor.not_in for tensor in declared.tensors.values())  # no depth map can repeat a layer there
     data = {"kind": "text", "path": "text.txt", "tokenizer": "bytes", "seq_len": 12, "batch_size": 4}
     plan = plan_file(
         tmp_path,
-        target={declared.layers: sizes[layers] * (1 if partial else 2)},
+        target={count: sizes[layers] * (1 if partial else 2)},
         operator={"depth": "noisy_stack"},
         fit={"steps": 3, "data": data, "heldout_batches": 2, "threads": 1},
     )

@@ -74,7 +74,7 @@ def canonical(name: str) -> Arrays:
 @cache
 def operator() -> Operator:
     """The official operator's parameters as one of ours."""
-    official, layers = stored("operator"), range(architecture("large").layers)
+    official, layers = stored("operator"), range(architecture("large").depth("layers"))
 
     def grown(name: str) -> Map:
         matrix = official[f"{name}.coeffs_weight"]

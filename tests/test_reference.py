@@ -16,7 +16,7 @@ from ligo_spec import reference
 from ligo_spec.errors import InputError
 from ligo_spec.family import LAYER, Family, at_layer, family_names, load_family
 from ligo_spec.maps import Dense, Identity, dense
-from ligo_spec.operator import ALL, Growth, Operator, SpaceMaps, Term
+from ligo_spec.operator import Growth, Operator, SpaceMaps, Term, every
 from ligo_spec.testing import architectures, operators, random_small, targets
 
 Array = npt.NDArray[Any]
@@ -79,7 +79,7 @@ def test_growth_is_the_published_sum(drawn: tuple[Growth, Operator], seed: int) 
 def _written_out(family: Family, operator: Operator, template: str, i: int | None, small: dict[str, Array]) -> Array:
     total: Any = 0.0
     for term in operator.terms:
-        row = np.ones(1) if i is None else term.depth.get(template, term.depth[ALL])[i]
+        row = np.ones(1) if i is None else term.mix(template)[i]
         for j, factor in enumerate(row):
             if i is not None and not family.in_layer(template, j):
                 assert factor == 0
@@ -155,7 +155,7 @@ def test_the_identity_changes_nothing(data: st.DataObject, seed: int) -> None:
     family = architecture.family
     maps = {name: (Identity(architecture.width(name) or 1),) for name in family.spaces}
     spaces = {name: SpaceMaps(name, name, name) for name in family.spaces}
-    term = Term(maps, spaces, {ALL: np.eye(architecture.layers)})
+    term = Term(maps, spaces, {every(stack): np.eye(count) for stack, count in architecture.depths.items()})
     operator = Operator(family.name, architecture.sizes, architecture.sizes, (term,))
     small = random_small(architecture, seed, np.float64)
     large = reference.grow(family, operator, small)

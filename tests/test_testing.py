@@ -125,7 +125,7 @@ def test_growths_reach_every_family_and_method() -> None:
     def look(drawn: DrawnGrowth) -> None:
         seen[drawn.growth.small.family.name] += 1
         seen.update(part.method for part in (drawn.choice.width, drawn.choice.depth) if part is not None)
-        seen["wider"] += drawn.growth.ratio < 1
+        seen["wider"] += drawn.growth.ratio(drawn.growth.small.family.residuals[0]) < 1
 
     look()
     wanted = {*family_names(), *WIDTH_METHODS, *DEPTH_METHODS, "wider"}

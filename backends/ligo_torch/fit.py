@@ -79,8 +79,9 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
     tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
     small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.sources()}
-    allowed = same_kind(task.growth, sources(task.operator.terms[0], task.growth))
-    learnable = LearnableOperator(task.growth.small.family, task.operator, small, allowed)
+    family, term = task.growth.small.family, task.operator.terms[0]
+    allowed = {stack: same_kind(task.growth, stack, sources(term, task.growth, stack)) for stack in family.stacks}
+    learnable = LearnableOperator(family, task.operator, small, allowed)
     return model, learnable, Batches(tokens, options, objective, Draws(task.seed), device)
 
 

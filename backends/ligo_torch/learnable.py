@@ -26,8 +26,8 @@ class LearnableOperator:
         family: The declaration of the tensors.
         operator: Where the parameters start.
         small: The small model's tensors by canonical name, ``float32``, on the device to compute on; frozen.
-        allowed: Which small layers may take part in which large ones, ``(layers_large, layers_small)``; all where it
-            is left out.
+        allowed: By stack, which small layers may take part in which large ones, ``(layers_large, layers_small)``; all
+            where it is left out.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LearnableOperator:
         family: Family,
         operator: Operator,
         small: Mapping[str, Tensor],
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     ) -> None:
         self.family = family
         self.start = operator
@@ -49,9 +49,11 @@ class LearnableOperator:
             for mix in term.depth.values():
                 self._add(mix)
         self._small = self._stacked(small)
-        self._allowed = None
-        if allowed is not None and not allowed.all():
-            self._allowed = torch.tensor(allowed, dtype=torch.float32, device=self.device)
+        self._allowed = {
+            stack: torch.tensor(mask, dtype=torch.float32, device=self.device)
+            for stack, mask in (allowed or {}).items()
+            if not mask.all()
+        }
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -100,11 +102,12 @@ class LearnableOperator:
         """Small values by template; those of layers stacked, ``(layers_small, ...)``, zeros where a layer has none."""
         found = {}
         for template, tensor in self.family.tensors.items():
-            if LAYER not in template:
+            stack = self.family.stack_of(template)
+            if stack is None:
                 if template in small:
                     found[template] = small[template] + tensor.offset
                 continue
-            layers = range(self.start.small[self.family.layers])
+            layers = range(self.start.small[self.family.stacks[stack].count])
             values = {j: small.get(at_layer(template, j)) for j in layers if self.family.in_layer(template, j)}
             there = {j: value + tensor.offset for j, value in values.items() if value is not None}
             if there:
@@ -114,10 +117,11 @@ class LearnableOperator:
 
     def _term(self, term: Term, template: str, weight: Tensor) -> Tensor:
         touches = self.family.tensors[template].touches
-        if LAYER not in template:
+        stack = self.family.stack_of(template)
+        if stack is None:
             return self._widen(term, template, weight, None, 0)
         mix = self._leaf(term.mix(template))
-        mixed = torch.tensordot(mix if self._allowed is None else mix * self._allowed, weight, dims=1)
+        mixed = torch.tensordot(mix * self._allowed[stack] if stack in self._allowed else mix, weight, dims=1)
         if all(len(term.maps[term.spaces[dim.space].of(dim.role)]) == 1 for dim in touches):
             return self._widen(term, template, mixed, None, 1)  # one map for all layers: all layers at once
         return torch.stack([self._widen(term, template, mixed[i], i, 0) for i in range(mixed.shape[0])])

@@ -37,7 +37,7 @@ _WIDTH: dict[type, Callable[[Growth, Any, Draws], Width]] = {
     noisy_average.NoisyAverage: noisy_average.width,
 }
 
-_DEPTH: dict[type, Callable[[Growth, Any, Draws], dict[str, Mix]]] = {
+_DEPTH: dict[type, Callable[[Growth, str, Any, Draws], dict[str, Mix]]] = {
     stack.Stack: stack.depth,
     interpolate.Interpolate: interpolate.depth,
     noisy_stack.NoisyStack: noisy_stack.depth,
@@ -69,14 +69,16 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
             raise PlanError(f"no width method, but {', '.join(grown)} grow; name one ({', '.join(WIDTH_METHODS)})")
         width = net2net.Net2Net()  # with nothing to widen, every map of it is the identity
     if depth is None:
-        if growth.small.layers != growth.large.layers:
-            raise PlanError(
-                f"no depth method, but {growth.small.layers} layers become {growth.large.layers}; "
-                f"name one ({', '.join(DEPTH_METHODS)})"
-            )
+        small, large = growth.small.depths, growth.large.depths
+        deeper = [f"{small[stack]} layers become {large[stack]}" for stack in small if small[stack] != large[stack]]
+        if deeper:
+            raise PlanError(f"no depth method, but {', '.join(deeper)}; name one ({', '.join(DEPTH_METHODS)})")
         depth = stack.Stack()  # with as many layers, each is its own copy
     widened = _WIDTH[type(width)](growth, width, draws)
-    term = Term(widened.maps, widened.spaces, _DEPTH[type(depth)](growth, depth, draws))
+    mixes: dict[str, Mix] = {}
+    for stack_name in growth.small.family.stacks:
+        mixes |= _DEPTH[type(depth)](growth, stack_name, depth, draws)
+    term = Term(widened.maps, widened.spaces, mixes)
     mixed = [Problem("", f"{depth.method}: {text}") for text in layer_kinds.misfits(term, growth)]
     if mixed:
         raise PlanError(mixed)

@@ -9,7 +9,7 @@ import numpy as np
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
 from ligo_spec.methods.stack import one_hot
-from ligo_spec.operator import ALL, Growth, Mix
+from ligo_spec.operator import Growth, Mix, every
 
 
 class Interpolate(Document):
@@ -18,7 +18,7 @@ class Interpolate(Document):
     method: Literal["interpolate"] = "interpolate"
 
 
-def depth(growth: Growth, options: Interpolate, draws: Draws) -> dict[str, Mix]:
+def depth(growth: Growth, stack: str, options: Interpolate, draws: Draws) -> dict[str, Mix]:
     """``D[i, floor(i L / L')] = 1``, ``(layers_large, layers_small)``: any ratio, order kept."""
-    sources = np.arange(growth.large.layers) * growth.small.layers // growth.large.layers
-    return {ALL: one_hot(sources, growth.small.layers)}
+    small, large = growth.small.depth(stack), growth.large.depth(stack)
+    return {every(stack): one_hot(np.arange(large) * small // large, small)}

@@ -78,10 +78,10 @@ def average(name: str, small: int, large: int, draws: Draws) -> Map:
 def _shared(growth: Growth) -> dict[str, str]:
     """Whose map each space uses: that of all spaces that norms and factors link to it, named by the first of them.
 
-    The residual stream comes first, so that whatever is linked to it uses its map.
+    The residual streams come first, so that whatever is linked to it uses its map.
     """
     family = growth.small.family
-    order = [family.residual, *(name for name in family.spaces if name != family.residual)]
+    order = [*family.residuals, *(name for name in family.spaces if name not in family.residuals)]
     root = {name: name for name in order}
     for link in family.relations.links:
         first, second = sorted((root[link.reads], root[link.writes]), key=order.index)
@@ -97,9 +97,8 @@ def _space(growth: Growth, name: str, draws: Draws) -> Choices:
 
 
 def _labels(growth: Growth, name: str) -> list[str]:
-    if growth.small.family.spaces[name].per == "model":
-        return [name]
-    return [f"{name}.{layer}" for layer in range(growth.large.layers)]
+    stack = growth.small.family.spaces[name].per
+    return [name] if stack == "model" else [f"{name}.{layer}" for layer in range(growth.large.depth(stack))]
 
 
 def _tied(choices: Choices) -> Trio:

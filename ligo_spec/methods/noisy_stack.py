@@ -13,7 +13,6 @@ from pydantic import Field
 
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
-from ligo_spec.family import LAYER
 from ligo_spec.layer_kinds import same_kind
 from ligo_spec.methods.stack import one_hot
 from ligo_spec.operator import Growth, Mix
@@ -27,15 +26,15 @@ class NoisyStack(Document):
     """Upper end of the uniform noise before a row is normalised."""
 
 
-def depth(growth: Growth, options: NoisyStack, draws: Draws) -> dict[str, Mix]:
+def depth(growth: Growth, stack: str, options: NoisyStack, draws: Draws) -> dict[str, Mix]:
     """One ``(layers_large, layers_small)`` map per layer tensor, rows summing to 1."""
-    layers = growth.small.layers
-    stacked = np.arange(growth.large.layers) % layers
+    layers = growth.small.depth(stack)
+    stacked = np.arange(growth.large.depth(stack)) % layers
     start = one_hot(stacked, layers)
-    noise = options.noise * same_kind(growth, stacked.tolist())
+    noise = options.noise * same_kind(growth, stack, stacked.tolist())
     mixes = {}
     for template in growth.small.family.tensors:
-        if LAYER in template:
+        if growth.small.family.stack_of(template) == stack:
             noisy = start + noise * draws.of(f"noisy_stack.{template}").random(start.shape)
             mixes[template] = noisy / noisy.sum(axis=1, keepdims=True)
     return mixes

@@ -8,7 +8,7 @@ import numpy as np
 
 from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
-from ligo_spec.operator import ALL, Growth, Mix
+from ligo_spec.operator import Growth, Mix, every
 
 
 class Stack(Document):
@@ -17,9 +17,10 @@ class Stack(Document):
     method: Literal["stack"] = "stack"
 
 
-def depth(growth: Growth, options: Stack, draws: Draws) -> dict[str, Mix]:
+def depth(growth: Growth, stack: str, options: Stack, draws: Draws) -> dict[str, Mix]:
     """``D[i, i mod L] = 1``, ``(layers_large, layers_small)``."""
-    return {ALL: one_hot(np.arange(growth.large.layers) % growth.small.layers, growth.small.layers)}
+    small, large = growth.small.depth(stack), growth.large.depth(stack)
+    return {every(stack): one_hot(np.arange(large) % small, small)}
 
 
 def one_hot(sources: np.ndarray[tuple[int], np.dtype[np.int64]], layers_small: int) -> Mix:

@@ -69,8 +69,18 @@ def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
     for name, other in tied_spaces(growth).items():
         pair = trios[other]
         trios[name] = _tied(trios[name], pair) if name in streams else Trio(pair.in_, pair.out, pair.in_)
-    eps = {norm.eps: growth.ratio for norm in family.relations.norms if growth.ratio != 1 and norm.eps is not None}
-    return named({name: trios[name] for name in family.spaces}, eps)
+    return named({name: trios[name] for name in family.spaces}, _eps(growth))
+
+
+def _eps(growth: Growth) -> dict[str, float]:
+    """``d/d'`` of the streams for the epsilons of the norms that read them."""
+    family = growth.small.family
+    ratios = {
+        norm.eps: growth.ratio(norm.reads)
+        for norm in family.relations.norms
+        if norm.eps is not None and norm.reads in family.residuals
+    }
+    return {key: ratio for key, ratio in ratios.items() if ratio != 1}
 
 
 def _tied(own: Trio, pair: Trio) -> Trio:
