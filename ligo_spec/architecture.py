@@ -117,7 +117,8 @@ class Architecture:
         """The name of an activation's function."""
         key = activation.function.config
         value = self.config.get(key) if key is not None else None
-        return value if isinstance(value, str) else activation.function.default
+        name = value if isinstance(value, str) else activation.function.default
+        return activation.function.names.get(name, name)
 
     @cached_property
     def ties(self) -> tuple[tuple[str, ...], ...]:
@@ -253,7 +254,8 @@ def _read_flags(
         if value is None:
             flags[name] = flag.default
         elif flag.equals is not None:
-            flags[name] = value == flag.equals
+            wanted = flag.equals if isinstance(flag.equals, tuple) else (flag.equals,)
+            flags[name] = value in wanted
         elif isinstance(value, bool):
             flags[name] = value
         else:

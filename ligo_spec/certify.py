@@ -14,12 +14,12 @@ import numpy as np
 
 from ligo_spec.certify_attention import rows_in_use, wrong_heads
 from ligo_spec.certify_norms import NormPart, heads, whole
-from ligo_spec.family import Family
-from ligo_spec.maps import Map, equal, gram_error, is_identity, scaled
+from ligo_spec.family import Family, Role
+from ligo_spec.maps import Map, equal, gram_error, scaled
 from ligo_spec.measures import (
     Rows,
     distance,
-    distance_to_identity,
+    distance_of_old_rows,
     distance_to_selection,
     isometry,
     nonzero_rows,
@@ -157,12 +157,22 @@ class _Checks:
         return live
 
     def _indices(self) -> Iterator[Broken]:
+        """Old entries stay where they are; new ones may be read, but none may be written: it would be predicted."""
         for name, space in self.family.spaces.items():
-            for role in ("out", "in") if space.fixed else ():
+            used: list[tuple[Role, list[str]]] = [
+                ("out", self.family.writers(name)),
+                ("in", self.family.readers(name)),
+            ]
+            for role in (role for role, tensors in used if space.fixed and tensors):
                 map_ = self.term.map(name, role, None)
-                if not is_identity(map_):
-                    message = "its entries are indices (token ids, positions, labels); only the identity keeps them"
-                    yield Broken("index", f"{name}.{role}", message, distance_to_identity(map_))
+                large, small = map_.shape
+                error = distance_of_old_rows(map_)
+                if error > TOLERANCE:
+                    message = "its entries are indices (token ids, positions, labels); old ones must stay as they are"
+                    yield Broken("index", f"{name}.{role}", message, error)
+                elif role == "out" and large > small:
+                    message = f"{large - small} new entries take part in what is predicted"
+                    yield Broken("index", f"{name}.{role}", message, (large - small) / large)
 
     def _reading(self) -> Iterator[Broken]:
         """Condition 1: what is written can be read back, ``A_sᵀ B_s = I``."""
@@ -259,14 +269,16 @@ class _Checks:
         """A factor that grows with a size: what it multiplies must be smaller (SPEC 5.3)."""
         small, large = (model.sizes[multiplier.root_of] for model in (self.growth.small, self.growth.large))
         reads, writes = (self.term.map(name, "out", None) for name in (multiplier.reads, multiplier.writes))
-        error = distance(scaled(reads, float(np.sqrt(large / small))), writes)
+        root = np.sqrt(small / large if multiplier.inverse else large / small)
+        error = distance(scaled(reads, float(root)), writes)
         if error > TOLERANCE:
-            message = f"times √{multiplier.root_of} is not what {multiplier.writes} needs, √(d'/d) more or less"
+            sign = "divided by" if multiplier.inverse else "times"
+            message = f"{sign} √{multiplier.root_of} is not what {multiplier.writes} needs, √(d'/d) more or less"
             yield Broken("norm", multiplier.reads, message, error)
 
     def _attention(self, attention: Attention) -> Iterator[Broken]:
         """Condition 4: heads are selected whole and find their own key-value head (methods 4.4)."""
-        for layer in self._layers(attention.query, attention.key, attention.value, attention.context):
+        for layer in self._layers(*sorted(attention.names)):
             worst = max(wrong_heads(self.growth, self.term, attention, layer), key=lambda pair: pair[1])
             if worst[1] > TOLERANCE:
                 yield Broken("attention", _place(attention.query, layer), worst[0], worst[1])

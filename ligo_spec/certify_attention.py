@@ -14,11 +14,25 @@ from ligo_spec.operator import Growth, Term
 from ligo_spec.relations import Attention
 
 
-def rows_in_use(growth: Growth, term: Term, attention: Attention, space: str, layer: int | None) -> Rows:
-    """Rows of the query or key space that belong to heads whose output is read."""
+def answering_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Rows:
+    """Heads whose output is read."""
     axes = growth.small.family.spaces
     heads, side = (growth.large.sizes[axis] for axis in axes[attention.context].axes)
-    read = nonzero_rows(term.map(attention.context, "in", layer)).reshape(heads, side).any(axis=1)
+    rows = nonzero_rows(term.map(attention.context, "in", layer))
+    return np.asarray(rows.reshape(heads, side).any(axis=1))
+
+
+def asking_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Rows:
+    """Heads whose scores are read: by the heads that talk to one another, or else by the same head's values."""
+    if attention.scores is None or attention.weights is None:
+        return answering_heads(growth, term, attention, layer)
+    return nonzero_rows(term.map(attention.scores, "in", layer))
+
+
+def rows_in_use(growth: Growth, term: Term, attention: Attention, space: str, layer: int | None) -> Rows:
+    """Rows of the query or key space that belong to heads whose scores are read."""
+    axes = growth.small.family.spaces
+    read = asking_heads(growth, term, attention, layer)
     own, width = (growth.large.sizes[axis] for axis in axes[space].axes)
     rows: Rows = np.repeat(read.reshape(own, -1).any(axis=1), width)
     return rows
@@ -34,29 +48,48 @@ def wrong_heads(growth: Growth, term: Term, attention: Attention, layer: int | N
     d, d_large = small[dim_axis], large[dim_axis]
     factor = np.sqrt(d_large / d) if attention.scaled else 1.0
     maps = {name: term.map(getattr(attention, name), "out", layer) for name in ("query", "key", "value", "context")}
-    read = term.map(attention.context, "in", layer)
+    per_head = {
+        what: term.map(space, "out", layer)
+        for what, space in (("scores", attention.scores), ("weights", attention.weights))
+        if space is not None
+    }
+    asking, answering = (of(growth, term, attention, layer) for of in (asking_heads, answering_heads))
     yield "", 0.0
+
+    def whole(names: tuple[str, str], head: int, source: int) -> Iterable[tuple[str, float]]:
+        """The blocks of one query head and its key-value head, and how much of them is from elsewhere."""
+        for name in names:
+            grouped = name in ("key", "value")
+            block = _head_blocks(maps[name], head // per_group["large"] if grouped else head, d, d_large)
+            wanted = source // per_group["small"] if grouped else source
+            own[name] = block[:, wanted, :]
+            yield f"{name} head {head} is no whole head of the small model", largest(np.delete(block, wanted, axis=1))
+
+    own: dict[str, Matrix] = {}
     for head in range(large[heads_axis]):
-        if not np.any(read.rows(head * d_large, (head + 1) * d_large)):
-            continue
-        group = head // per_group["large"]
-        blocks = {
-            name: _head_blocks(map_, group if name in ("key", "value") else head, d, d_large)
-            for name, map_ in maps.items()
-        }
-        sizes = np.abs(blocks["context"]).max(axis=(0, 2))
-        source = int(sizes.argmax())
-        wanted = {"query": source, "context": source}
-        wanted |= dict.fromkeys(("key", "value"), source // per_group["small"])
-        for name, block in blocks.items():
-            others = np.delete(block, wanted[name], axis=1)
-            yield f"{name} head {head} is no whole head of the small model", largest(others)
-        own = {name: block[:, wanted[name], :] for name, block in blocks.items()}
-        yield f"head {head}: value and context are carried over differently", largest(own["value"] - own["context"])
-        score = own["query"].T @ own["key"] - factor * np.eye(d)
-        yield f"head {head}: query and key do not keep the scores (softmax scale √(d'/d))", largest(score)
-        if attention.rotary == "half":
-            yield from _off_rotation(growth, attention, head, own["query"], own["key"])
+        source = int(np.abs(_head_blocks(maps["context"], head, d, d_large)).max(axis=(0, 2)).argmax())
+        if answering[head]:
+            yield from whole(("value", "context"), head, source)
+            yield f"head {head}: value and context are carried over differently", largest(own["value"] - own["context"])
+            if "weights" in per_head:
+                yield f"weights of head {head} are not those of its values", _off(per_head["weights"], head, source)
+        if asking[head]:
+            if "weights" in per_head and "scores" in per_head:
+                source = int(np.abs(per_head["scores"].rows(head, head + 1)).argmax())
+            if "scores" in per_head:
+                yield f"scores of head {head} are not those of its query", _off(per_head["scores"], head, source)
+            yield from whole(("query", "key"), head, source)
+            score = own["query"].T @ own["key"] - factor * np.eye(d)
+            yield f"head {head}: query and key do not keep the scores (softmax scale √(d'/d))", largest(score)
+            if attention.rotary == "half":
+                yield from _off_rotation(growth, attention, head, own["query"], own["key"])
+
+
+def _off(map_: Map, head: int, source: int) -> float:
+    """How far one head's row is from a plain copy of ``source``."""
+    row = map_.rows(head, head + 1)
+    row[0, source] -= 1
+    return largest(row)
 
 
 def _off_rotation(

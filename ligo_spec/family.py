@@ -77,8 +77,8 @@ class FlagRule(Document):
     """Key of ``config.json``."""
     default: bool = False
     """Where the key is absent or null."""
-    equals: str | int | None = None
-    """The flag is set when the key has this value; where it is left out, the key holds true or false itself."""
+    equals: str | int | tuple[str | int, ...] | None = None
+    """The flag is set when the key has this value, or one of these; else the key holds true or false itself."""
     differ: tuple[str, str] | None = None
     """Two sizes: the flag is set when they differ."""
 
@@ -125,6 +125,13 @@ class Same(Document):
     """A flag, or ``not`` and a flag."""
 
 
+class Repeat(Document):
+    """New entries of an index space are copies of the old ones, in turn."""
+
+    repeat: Annotated[int, Field(ge=0)]
+    """The first that is copied; those before it have a meaning of their own (positions of padding)."""
+
+
 class Space(Document):
     """A vector space of activations that tensors touch."""
 
@@ -133,7 +140,10 @@ class Space(Document):
     per: str = "model"
     """The name of a stack: every layer of it has a space of its own, so maps may differ from layer to layer."""
     fixed: bool = False
-    """Entries are indices with a meaning of their own (token ids, positions, labels): only the identity maps them."""
+    """Entries are indices with a meaning of their own (token ids, positions, labels): the old ones stay in place."""
+    new: Literal["mean"] | Repeat | None = None
+    """What new entries of a fixed space are: the mean of the old (tokens), or copies (positions); null: none may come.
+    """
     same_as: Same | None = None
     """The space is another one under a condition: an embedding that is not projected is the residual stream."""
 
@@ -149,8 +159,8 @@ class Tensor(Document):
 
     dims: _Dims
     """``space.role`` per dimension."""
-    optional: bool = False
-    """May be absent from a file (heads, pooler)."""
+    optional: bool | str = False
+    """May be absent from a file (heads, pooler); a name: absent or there together with all tensors of that name."""
     when: str | None = None
     """A flag, or ``not`` and a flag: the tensor is there when it holds, and nobody's when it does not."""
     not_in: tuple[int, ...] = ()

@@ -97,6 +97,8 @@ def _spaces(family: Family) -> Iterator[Misfit]:
                 yield place, f"no space is named {space.same_as.space!r}"
             elif name in _ends(family, name):
                 yield place, "is one with itself, through other spaces"
+        if space.new is not None and not space.fixed:
+            yield place, "is not fixed, so new says nothing: its new entries are a matter of the method"
         if space.per != "model":
             yield from _no_stack(family, place, space.per)
     if family.output not in family.spaces:
@@ -122,7 +124,7 @@ def _relations(family: Family) -> Iterator[Misfit]:
         for number, item in enumerate(items):
             place = "relations", kind, number
             for key in SPACES & item.model_fields_set:
-                if getattr(item, key) not in family.spaces:
+                if getattr(item, key) not in (None, *family.spaces):
                     yield place, f"no space is named {getattr(item, key)!r}"
             if getattr(item, "gain", None) not in (None, *family.tensors):
                 yield place, f"no tensor is named {item.gain!r}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 from ligo_spec import expressions
 from ligo_spec.architecture import Architecture, indivisible
 from ligo_spec.errors import InputError
-from ligo_spec.family import Family
+from ligo_spec.family import Family, Space
 from ligo_spec.layer_kinds import fixed_kinds
 
 
@@ -60,9 +60,10 @@ def _computed(family: Family, stated: Mapping[str, int]) -> dict[str, int]:
 
 
 def small_targets(small: Architecture) -> list[dict[str, int]]:
-    """Targets of at most twice each size, and some sizes between."""
+    """Targets of at most twice each size, and some sizes between; vocabularies and positions stay."""
     family = small.family
-    free = growing_sizes(family)
+    indices = index_sizes(family)
+    free = [name for name in growing_sizes(family) if name not in indices]
     values = [sorted({small.sizes[name], small.sizes[name] * 3 // 2, small.sizes[name] * 2}) for name in free]
     found = []
     for combination in product(*values):
@@ -78,10 +79,21 @@ def small_targets(small: Architecture) -> list[dict[str, int]]:
 
 
 def growing_sizes(family: Family) -> list[str]:
-    """The sizes that a target may name and that a method can have a rule for: none whose entries are indices."""
-    kept = {axis for space in family.spaces.values() if space.fixed for axis in space.axes}
-    kept |= {name for axis in kept for name in _computed_from(family, axis)}
+    """The sizes that a target may name and that a method can have a rule for: no fixed ones without ``new``."""
+    kept = _settling(family, [space for space in family.spaces.values() if space.fixed and space.new is None])
     return [name for name, rule in family.sizes.items() if rule.config is not None and name not in kept]
+
+
+def index_sizes(family: Family) -> list[str]:
+    """The growing sizes whose entries are indices: vocabularies, positions."""
+    indices = _settling(family, [space for space in family.spaces.values() if space.new is not None])
+    return [name for name in growing_sizes(family) if name in indices]
+
+
+def _settling(family: Family, spaces: Sequence[Space]) -> set[str]:
+    """The sizes that settle how large spaces are."""
+    axes = {axis for space in spaces for axis in space.axes}
+    return axes.union(*(_computed_from(family, axis) for axis in axes))
 
 
 def _computed_from(family: Family, axis: str) -> set[str]:

@@ -331,9 +331,12 @@ def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
     """Tensors that are missing, that come twice, or that lie in a layer the config does not have."""
     counts = Counter(name for slot in binding.slots.values() for name in slot.holds)
     wrong = [f"{name} comes {count} times (an old and a new name?)" for name, count in counts.items() if count > 1]
+    declared = architecture.family.tensors
     present = set(binding.templates())
-    for template, tensor in architecture.family.tensors.items():
-        if template in present or not tensor.optional:
+    groups = {declared[template].optional for template in present}
+    for template, tensor in declared.items():
+        together = isinstance(tensor.optional, str) and tensor.optional in groups
+        if template in present or not tensor.optional or together:
             wrong += [f"tensor {name} is missing" for name in architecture.names(template) if name not in counts]
     for key, slot in binding.slots.items():
         stack = architecture.family.stack_of(slot.canonical[0])

@@ -143,6 +143,11 @@ class Kron:
         block: Matrix = np.kron(self.outer.rows(first, last), self.inner.rows(0, step)).astype(np.float64)
         return block[start - first * step : stop - first * step]
 
+    @property
+    def inner_first(self) -> bool:
+        """Whether applying ``inner`` before ``outer`` makes the smaller array in between."""
+        return self.outer.shape[1] * self.inner.shape[0] < self.outer.shape[0] * self.inner.shape[1]
+
 
 Map = Identity | Select | Dense | Blocks | Kron
 

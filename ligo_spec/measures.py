@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ligo_spec.maps import Map, Matrix, as_select, gram, row_blocks
+from ligo_spec.maps import BLOCK, Blocks, Map, Matrix, as_select, gram, is_identity, row_blocks
 
 Rows = npt.NDArray[np.bool_]
 
@@ -27,11 +27,18 @@ def distance(first: Map, second: Map) -> float:
     return max(float(np.abs(block - second.rows(p.start, p.stop)).max(initial=0)) for p, block in row_blocks(first))
 
 
-def distance_to_identity(map_: Map) -> float:
-    """Largest difference from the identity's entries."""
-    rows, columns = map_.shape
-    eye = np.eye(rows, columns)
-    return max(float(np.abs(block - eye[part]).max(initial=0)) for part, block in row_blocks(map_))
+def distance_of_old_rows(map_: Map) -> float:
+    """How far the first ``small`` rows are from the identity; where the structure shows it, no row is made."""
+    small = map_.shape[1]
+    first = map_.parts[0] if isinstance(map_, Blocks) else map_
+    if is_identity(first):
+        return 0.0
+    worst = 0.0
+    for start in range(0, min(small, map_.shape[0]), BLOCK):
+        block = map_.rows(start, min(start + BLOCK, small, map_.shape[0]))
+        block[np.arange(len(block)), np.arange(start, start + len(block))] -= 1
+        worst = max(worst, largest(block))
+    return worst
 
 
 def distance_to_selection(map_: Map, live: Rows, zero_allowed: bool) -> float:

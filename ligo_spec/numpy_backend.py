@@ -50,5 +50,8 @@ class NumpyBackend:
             case Kron(outer=outer, inner=inner):
                 before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
                 split = tensor.reshape(*before, outer.shape[1], inner.shape[1], *after)
-                grown = self.apply_map(inner, self.apply_map(outer, split, axis), axis + 1)
+                if map_.inner_first:
+                    grown = self.apply_map(outer, self.apply_map(inner, split, axis + 1), axis)
+                else:
+                    grown = self.apply_map(inner, self.apply_map(outer, split, axis), axis + 1)
                 return grown.reshape(*before, map_.shape[0], *after)

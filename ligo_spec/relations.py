@@ -13,7 +13,7 @@ NOT = "not "
 """Before a flag's name: holds when the flag is not set."""
 
 
-SPACES = {"reads", "writes", "space", "query", "key", "value", "context"}
+SPACES = {"reads", "writes", "space", "query", "key", "value", "context", "scores", "weights"}
 """Keys of relations that name a space."""
 
 
@@ -33,6 +33,8 @@ class FunctionRule(Document):
 
     config: str | None = None
     default: str
+    names: dict[str, str] = {}
+    """What values of the key mean, where they are no names of functions (``gated-gelu``: ``gelu_new``)."""
 
 
 class NumberRule(Document):
@@ -48,7 +50,8 @@ class Relation(Document):
     @property
     def names(self) -> set[str]:
         """The spaces that it names."""
-        return {getattr(self, key) for key in SPACES & type(self).model_fields.keys()}
+        found = (getattr(self, key) for key in SPACES & type(self).model_fields.keys())
+        return {name for name in found if name is not None}
 
 
 class Link(Relation):
@@ -78,6 +81,10 @@ class Attention(Relation):
     key: str
     value: str
     context: str
+    scores: str | None = None
+    """The score of every head before the softmax, where tensors add to it or read it: axes (heads)."""
+    weights: str | None = None
+    """What every head's values are multiplied by, where tensors write it (talking heads): axes (heads)."""
     rotary: Literal["none", "half"] = "none"
     """``half``: rotary positions that pair coordinate ``p`` with ``p + head_dim / 2`` (Hugging Face's layout)."""
     rotary_share: NumberRule | None = None
@@ -110,6 +117,8 @@ class Multiplier(Link):
 
     root_of: str
     """The size."""
+    inverse: bool = False
+    """Divided by the root instead."""
 
 
 class Tie(Document):

@@ -21,7 +21,7 @@ from ligo_spec.backend import Backend
 from ligo_spec.draws import Draws
 from ligo_spec.errors import LigoError
 from ligo_spec.family import Family, FlagRule, at_layer, family_names, load_family
-from ligo_spec.family_sizes import small_configs, small_targets, turns_pairs
+from ligo_spec.family_sizes import index_sizes, small_configs, small_targets, turns_pairs
 from ligo_spec.layer_kinds import fixed_kinds, same_kind
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, build_operator
@@ -135,12 +135,18 @@ def architectures(family: Family, config: Mapping[str, Any] | None = None) -> st
 
 
 def _flag_values(rule: FlagRule) -> st.SearchStrategy[Any]:
-    return st.booleans() if rule.equals is None else st.just(rule.equals) | st.none()
+    if rule.equals is None:
+        return st.booleans()
+    return st.none() | st.sampled_from(rule.equals if isinstance(rule.equals, tuple) else (rule.equals,))
 
 
-def targets(small: Architecture) -> st.SearchStrategy[Growth]:
+@st.composite
+def targets(draw: st.DrawFn, small: Architecture) -> Growth:
     """Growths of a small architecture to any sizes that its family allows; nothing may grow too."""
-    return st.sampled_from(small_targets(small)).map(lambda target: Growth(small, small.grown(target)))
+    target = draw(st.sampled_from(small_targets(small)))
+    if draw(st.integers(0, 4)) == 0:  # a larger vocabulary changes what is predicted, so most have none
+        target = target | {name: small.sizes[name] + draw(st.integers(0, 4)) for name in index_sizes(small.family)}
+    return Growth(small, small.grown(target))
 
 
 @st.composite

@@ -26,7 +26,9 @@ TOKENS = 8
 """How many tokens a text has where the model's positions have no table."""
 
 
-def outputs(architecture: Architecture, config: Mapping[str, Any], weights: Arrays, dtype: str) -> npt.NDArray[Any]:
+def outputs(
+    architecture: Architecture, config: Mapping[str, Any], weights: Arrays, dtype: str, asked: Architecture
+) -> npt.NDArray[Any]:
     """What the family's head gives on fixed inputs that use every row of every embedding.
 
     Args:
@@ -34,6 +36,7 @@ def outputs(architecture: Architecture, config: Mapping[str, Any], weights: Arra
         config: Its ``config.json``, epsilons included.
         weights: Canonical tensors.
         dtype: ``float32`` or ``float64``: of weights and of all arithmetic.
+        asked: Whose vocabulary and positions the inputs use.
     """
     torch = pytest.importorskip("torch")
     name = architecture.family.name
@@ -48,7 +51,7 @@ def outputs(architecture: Architecture, config: Mapping[str, Any], weights: Arra
         key: part.reshape(value.shape) for (key, value), part in zip(model.named_parameters(), parts, strict=True)
     }
     with torch.no_grad(), all_in(dtype):
-        out = torch.func.functional_call(model, parameters, (), inputs(architecture, model.config, dtype))
+        out = torch.func.functional_call(model, parameters, (), inputs(asked, model.config, dtype))
     found: npt.NDArray[Any] = out[ROWS[name].output].numpy()
     return found
 
@@ -82,10 +85,15 @@ def inputs(architecture: Architecture, config: Any, dtype: str) -> dict[str, Any
 
 
 def difference(growth: Growth, operator: Operator, small: Arrays, dtype: str = "float64") -> float:
-    """Largest difference of the small and the grown model's outputs, as a share of the small model's largest."""
+    """Largest difference of the small and the grown model's outputs, as a share of the small model's largest.
+
+    Infinite where the outputs have other shapes: a larger vocabulary predicts what the small one cannot.
+    """
     large = reference.grow(growth.small.family, operator, small)
-    before = outputs(growth.small, growth.small.config, small, dtype)
-    after = outputs(growth.large, grown_config(growth, operator), large, dtype)
+    before = outputs(growth.small, growth.small.config, small, dtype, growth.small)
+    after = outputs(growth.large, grown_config(growth, operator), large, dtype, growth.small)
+    if before.shape != after.shape:
+        return float("inf")
     return float(np.abs(after - before).max() / max(1.0, np.abs(before).max()))
 
 

@@ -9,12 +9,16 @@ import numpy.typing as npt
 import pytest
 
 from ligo_spec import reference
+from ligo_spec.architecture import Architecture
+from ligo_spec.certify import certify
 from ligo_spec.errors import InputError, PlanError
+from ligo_spec.family import load_family
 from ligo_spec.maps import Blocks, Dense, Identity, dense
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.testing import random_small
-from tests.test_certify import CONFIGS, growth_of, operator_of
+from tests.forward import outputs
+from tests.test_certify import CONFIGS, TWICE, growth_of, operator_of
 
 Array = npt.NDArray[Any]
 Q, K, V, O = (f"layers.0.attn.{name}.weight" for name in "qkvo")  # noqa: E741
@@ -216,6 +220,53 @@ def test_tied_tensors_stay_one_tensor(family: str, tied: bool) -> None:
         assert tied or not same or method not in ("hypercloning", "zero_pad")  # untied, the head reads by its own map
 
 
+# --- vocabularies and positions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", WIDTH_METHODS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_new_tokens_are_the_mean_of_the_old(family: str, method: str) -> None:
+    """Methods 4.10, for embedding, untied head and its bias, under every width method."""
+    growth = growth_of(family, {"vocab_size": 14}, tie_word_embeddings=False)
+    small, large = grown(growth, operator_of(growth, width=method))
+    for name in ("embed.tokens.weight", "head.weight", "head.bias"):
+        if name in small:
+            np.testing.assert_array_equal(large[name][:11], small[name])
+            np.testing.assert_allclose(large[name][11:], np.repeat(small[name].mean(0, keepdims=True), 3, axis=0))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_old_tokens_keep_their_logits(tied: bool) -> None:
+    """A larger vocabulary: the old logits to the last digit, and no new one above the largest mean can be."""
+    growth = growth_of("llama", {"vocab_size": 14, **TWICE["llama"]}, tie_word_embeddings=tied)
+    operator = operator_of(growth, width="hypercloning")
+    small, large = grown(growth, operator)
+    before = outputs(growth.small, growth.small.config, small, "float64", growth.small)
+    after = outputs(growth.large, growth.large.config, large, "float64", growth.small)
+    np.testing.assert_allclose(after[..., :11], before, atol=1e-9)
+    np.testing.assert_allclose(after[..., 11:], np.repeat(before.mean(-1, keepdims=True), 3, axis=-1), atol=1e-9)
+    assert [item.where for item in certify(growth, operator)] == ["vocab.out"]
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted"),
+    [("bert", [0, 1, 2, 3, 4]), ("gpt2", [0, 1, 2, 3, 4]), ("roberta", [2, 3, 4, 5, 6]), ("opt", [2, 3, 4, 5, 6])],
+)
+def test_new_positions_repeat_the_old(family: str, wanted: list[int]) -> None:
+    """From the first position that is read; the function on old positions stays, so the certificate holds."""
+    sizes = {"max_position_embeddings": 7} if family != "gpt2" else {"n_positions": 7}
+    heads = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 6, "ffn_dim": 6}
+    config = {"model_type": family, **heads, "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 11, **sizes}
+    architecture = Architecture.from_hf_config(load_family(family), config)
+    growth = Growth(architecture, architecture.grown({"max_position_embeddings": 12}))
+    operator = operator_of(growth, width="net2net")
+    small, large = grown(growth, operator)
+    old, new = small["embed.positions.weight"], large["embed.positions.weight"]
+    np.testing.assert_array_equal(new[: len(old)], old)
+    np.testing.assert_array_equal(new[len(old) :], old[wanted])
+    assert certify(growth, operator) == []
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -229,8 +280,7 @@ def test_tied_tensors_stay_one_tensor(family: str, tied: bool) -> None:
         ("llama", {"head_dim": 6}, {"width": "zero_pad"}, "4 → 6 turning coordinates is no integer factor"),
         ("llama", {"head_dim": 8}, {"width": "hypercloning"}, "keep head_dim and grow num_attention_heads"),
         ("llama", {"head_dim": 8}, {"width": "noisy_average"}, "cannot grow head_dim (4 → 8) under rotary positions"),
-        ("llama", {"vocab_size": 12}, {"width": "zero_pad"}, "zero_pad has no rule for vocab_size (11 → 12)"),
-        ("bert", {"max_position_embeddings": 9}, {"width": "net2net"}, "no rule for max_position_embeddings (7 → 9)"),
+        ("bert", {"type_vocab_size": 3}, {"width": "zero_pad"}, "zero_pad has no rule for type_vocab_size (2 → 3)"),
     ],
 )  # fmt: skip
 def test_what_has_no_rule_is_refused(family: str, target: dict[str, int], chosen: dict[str, Any], message: str) -> None:

@@ -82,5 +82,8 @@ def apply_map(map_: Map, tensor: Tensor, axis: int, leaf: Leaf) -> Tensor:
         case Kron(outer=outer, inner=inner):
             before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
             halves = tensor.reshape(*before, outer.shape[1], inner.shape[1], *after)
-            grown = apply_map(inner, apply_map(outer, halves, axis, leaf), axis + 1, leaf)
+            if map_.inner_first:
+                grown = apply_map(outer, apply_map(inner, halves, axis + 1, leaf), axis, leaf)
+            else:
+                grown = apply_map(inner, apply_map(outer, halves, axis, leaf), axis + 1, leaf)
             return grown.reshape(*before, map_.shape[0], *after)

@@ -123,7 +123,9 @@ def _comparable(small: Small, large: Path, first: _Run, second: _Run) -> tuple[l
     """Outputs that can be held against each other: logits as they are, hidden states carried over by the operator."""
     logits = [key for key in first.outputs if key.endswith("logits") and key in second.outputs]
     if logits:
-        return [first.outputs[key] for key in logits], [second.outputs[key] for key in logits], "logits"
+        ours = [first.outputs[key] for key in logits]
+        theirs = [second.outputs[key][..., : a.shape[-1]] for key, a in zip(logits, ours, strict=True)]
+        return ours, theirs, "logits"  # of a larger vocabulary, those that the small model has
     hidden = "last_hidden_state"
     if hidden not in first.outputs or hidden not in second.outputs:
         raise InputError(Problem(str(large), "the two models have no output in common"))

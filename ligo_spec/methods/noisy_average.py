@@ -118,7 +118,9 @@ def _attention(growth: Growth, attention: Attention, draws: Draws) -> dict[str, 
     values_of = [average(label, small.groups, large.groups, draws) for label in _labels(growth, attention.value)]
     heads_of = [_heads(growth, attention, label, draws) for label in _labels(growth, attention.query)]
     heads = _tied(tuple(Kron(map_, inner) for map_ in heads_of))
+    per_head = _tied(tuple(heads_of))
     return {
+        **{space: per_head for space in (attention.scores, attention.weights) if space is not None},
         attention.query: heads,
         attention.key: _tied(tuple(Kron(map_, inner) for map_ in groups_of)),
         attention.value: _tied(tuple(Kron(map_, inner) for map_ in values_of)),

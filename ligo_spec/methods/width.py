@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.maps import Identity, Index, Map, Select, scaled
+from ligo_spec.family import Repeat
+from ligo_spec.maps import Dense, Identity, Index, Kron, Map, Select, scaled, stack
 from ligo_spec.operator import Growth, SpaceMaps
 from ligo_spec.relations import Attention, Multiplier
 
@@ -59,28 +61,38 @@ def named(trios: Mapping[str, Trio], eps_scale: Mapping[str, float] | None = Non
 
 
 def fixed_spaces(growth: Growth, method: str) -> dict[str, Trio]:
-    """Identity maps for the spaces whose entries are indices.
+    """Maps for the spaces whose entries are indices: old entries stay, new ones are what the family says of them.
 
     Raises:
-        PlanError: One of them grows; the width methods have no rule for that.
+        PlanError: One of them grows and the family has no rule for new entries.
     """
     trios, problems = {}, []
     for name, space in growth.small.family.spaces.items():
         if not space.fixed:
             continue
         small, large = growth.small.width(name), growth.large.width(name)
-        if small != large:
-            problems.append(
-                Problem(
-                    "",
-                    f"{method} has no rule for {'×'.join(space.axes)} ({small} → {large}): "
-                    "its entries are indices with a meaning of their own",
-                )
-            )
-        trios[name] = trio(Identity(small or 1))
+        if small is None or large is None or small == large:
+            trios[name] = trio(Identity(small or 1))
+        elif space.new is None:
+            axes = "×".join(space.axes)
+            message = f"{method} has no rule for {axes} ({small} → {large}): its entries are indices with a meaning of"
+            problems.append(Problem("", f"{message} their own"))
+        else:
+            trios[name] = trio(with_new_entries(space.new, small, large))
     if problems:
         raise PlanError(problems)
     return trios
+
+
+def with_new_entries(rule: Literal["mean"] | Repeat, small: int, large: int) -> Map:
+    """``[I; C]``, ``(large, small)``: ``C`` has the mean in every row (methods 4.10), or rows of the old in turn."""
+    if rule == "mean":
+        mean = Dense(np.full((1, small), 1 / small))
+        every_new = Select(np.zeros(large - small, dtype=np.int64), 1)
+        return stack([Identity(small), Kron(every_new, mean)])
+    first = min(rule.repeat, small - 1)
+    new = first + (np.arange(small, large) - first) % (small - first)
+    return Select(np.concatenate([np.arange(small), new]).astype(np.int64), small)
 
 
 def tied_spaces(growth: Growth) -> dict[str, str]:
@@ -105,19 +117,46 @@ def raw_spaces(growth: Growth) -> dict[str, str]:
     return {norm.reads: norm.writes for norm in growth.small.family.relations.norms if norm.writes in heads}
 
 
-def multiplied(growth: Growth, trios: dict[str, Trio]) -> None:
-    """Add the maps of spaces that a root of a size multiplies: smaller than what they become by the root's growth."""
-    for multiplier in growth.small.family.relations.multipliers:
-        factor = root_factor(growth, multiplier)
-        pair = trios[multiplier.writes]
-        smaller = tuple(scaled(map_, factor) for map_ in pair.out)
-        trios[multiplier.reads] = Trio(smaller, tuple(scaled(map_, 1 / factor) for map_ in pair.in_), smaller)
+def linked(growth: Growth, trios: dict[str, Trio], tie: Callable[[str, Trio, Trio], Trio]) -> None:
+    """Settle spaces whose maps follow from another's: those of tied tensors, and those before a root of a size.
+
+    What a tie leads to may be multiplied by a root, and the other way round; each comes after what it needs.
+
+    Args:
+        growth: Small and large architecture.
+        trios: Of all spaces; changed in place.
+        tie: From a tied space's name, its own maps and those of the space that the shared tensor writes, to its maps.
+    """
+    ties = tied_spaces(growth)
+    multipliers = growth.small.family.relations.multipliers
+    for multiplier in multipliers:
+        if multiplier.writes not in ties:
+            trios[multiplier.reads] = before_root(growth, multiplier, trios[multiplier.writes])
+    for name, other in ties.items():
+        trios[name] = tie(name, trios[name], trios[other])
+    for multiplier in multipliers:
+        if multiplier.writes in ties:
+            trios[multiplier.reads] = before_root(growth, multiplier, trios[multiplier.writes])
+
+
+def swapped(name: str, own: Trio, pair: Trio) -> Trio:
+    """The maps of a tied space that swaps the pair of the other one (SPEC 5.5)."""
+    return Trio(out=pair.in_, in_=pair.out, gain=pair.in_)
+
+
+def before_root(growth: Growth, multiplier: Multiplier, after: Trio) -> Trio:
+    """The maps of what a root of a size multiplies: smaller than those after it, by as much as the root grows."""
+    factor = root_factor(growth, multiplier)
+    smaller = tuple(scaled(map_, factor) for map_ in after.out)
+    gain = smaller if after.gain is after.out else tuple(scaled(map_, factor) for map_ in after.gain)
+    return Trio(smaller, tuple(scaled(map_, 1 / factor) for map_ in after.in_), gain)
 
 
 def root_factor(growth: Growth, multiplier: Multiplier) -> float:
-    """``√(d/d')`` of the size whose root multiplies a space."""
+    """``√(d/d')`` of the size whose root multiplies a space; ``√(d'/d)`` where the root divides it."""
     size = multiplier.root_of
-    return float(np.sqrt(growth.small.sizes[size] / growth.large.sizes[size]))
+    factor = float(np.sqrt(growth.small.sizes[size] / growth.large.sizes[size]))
+    return 1 / factor if multiplier.inverse else factor
 
 
 def refuse_rotary_growth(growth: Growth, method: str) -> None:
@@ -231,10 +270,7 @@ def copies(growth: Growth, method: str, choose: Choose) -> dict[str, Trio]:
     for name, space in family.spaces.items():
         if name not in trios:
             trios[name] = split(product([axes[axis] for axis in space.axes]))
-    multiplied(growth, trios)
-    for name, other in tied_spaces(growth).items():
-        pair = trios[other]
-        trios[name] = Trio(out=pair.in_, in_=pair.out, gain=pair.in_)
+    linked(growth, trios, swapped)
     return {name: trios[name] for name in family.spaces}
 
 
@@ -253,6 +289,7 @@ def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Sele
     scored = weighted(inner, np.sqrt(share)[inner.index])
     return {
         **before,
+        **{space: split(heads) for space in (attention.scores, attention.weights) if space is not None},
         attention.query: trio(product([heads, scored])),
         attention.key: trio(product([groups, scored])),
         attention.value: trio(product([groups, inner])),

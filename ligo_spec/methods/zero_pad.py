@@ -25,10 +25,10 @@ from ligo_spec.methods.width import (
     Width,
     fixed_spaces,
     head_sizes,
-    multiplied,
+    linked,
     named,
     place_heads,
-    tied_spaces,
+    swapped,
     trio,
 )
 from ligo_spec.operator import Growth
@@ -65,10 +65,7 @@ def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
             trios[name] = trio(silent, free, _gain(small, large))
         else:
             trios[name] = trio(free, silent)
-    multiplied(growth, trios)
-    for name, other in tied_spaces(growth).items():
-        pair = trios[other]
-        trios[name] = _tied(trios[name], pair) if name in streams else Trio(pair.in_, pair.out, pair.in_)
+    linked(growth, trios, lambda name, *pair: _tied(*pair) if name in streams else swapped(name, *pair))
     return named({name: trios[name] for name in family.spaces}, _eps(growth))
 
 
@@ -142,6 +139,7 @@ def _attention(growth: Growth, attention: Attention, options: ZeroPad, draws: Dr
         attention.key: trio(Kron(groups, free)),
         attention.value: trio(value),
         attention.context: trio(Kron(heads, plain_free), Kron(read, plain_silent)),
+        **{space: trio(heads, read) for space in (attention.scores, attention.weights) if space is not None},
         **_normed(growth, attention, (groups, heads), silent, factor, draws),
     }
 
