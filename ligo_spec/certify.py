@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ligo_spec.certify_attention import rows_in_use, wrong_heads
+from ligo_spec.certify_attention import rows_in_use, rows_read, wrong_heads
 from ligo_spec.certify_norms import NormPart, heads, whole
 from ligo_spec.family import Family, Role
 from ligo_spec.maps import Map, equal, gram_error, scaled
@@ -22,10 +22,10 @@ from ligo_spec.measures import (
     distance_of_old_rows,
     distance_to_selection,
     isometry,
-    nonzero_rows,
     norm_rows,
+    sum_error,
 )
-from ligo_spec.operator import Growth, Operator, Term
+from ligo_spec.operator import Growth, Mix, Operator, Term
 from ligo_spec.relations import Attention, Multiplier, Norm, Scale
 
 TOLERANCE = 1e-7
@@ -94,11 +94,7 @@ def certify(growth: Growth, operator: Operator, templates: Collection[str] | Non
     """
     if templates is not None:
         growth = growth.only(templates)
-    if len(operator.terms) != 1:
-        return [
-            Broken("form", "operator", f"a sum of {len(operator.terms)} terms is not one pair of maps a space", 1.0)
-        ]
-    checks = _Checks(growth, operator, operator.terms[0])
+    checks = _Checks(growth, operator, operator.main)
     return list(checks.broken())
 
 
@@ -115,6 +111,7 @@ class _Checks:
         return self.growth.small.family
 
     def broken(self) -> Iterator[Broken]:
+        yield from self._sums()
         yield from self._indices()
         yield from self._reading()
         yield from self._past()
@@ -138,23 +135,42 @@ class _Checks:
 
     def _layers(self, *spaces: str) -> list[int | None]:
         """The layers at which the maps of ``spaces`` must be looked at: one where all are shared."""
-        own = {len(self.term.maps[self.term.spaces[s].of(r)]) for s in spaces for r in ("out", "in", "gain")}
+        stated = [(term, name) for term in self.operator.terms for name in spaces if name in term.spaces]
+        own = {len(term.maps[term.spaces[name].of(role)]) for term, name in stated for role in ("out", "in", "gain")}
         return [None] if own == {1} else list(range(max(own)))
 
     def _live(self, space: str, layer: int | None) -> Rows:
         """Rows of a space that something reads: all, where a norm reads it (through its mean or mean square)."""
-        map_ = self.term.map(space, "in", layer)
         relations = self.family.relations
         if any(norm.reads == space for norm in relations.norms):
-            return np.ones(map_.shape[0], dtype=np.bool_)
+            return np.ones(self.term.map(space, "out", layer).shape[0], dtype=np.bool_)
         for attention in relations.attention:
             if space in (attention.query, attention.key):
-                return rows_in_use(self.growth, self.term, attention, space, layer)
+                return rows_in_use(self.growth, self.operator, attention, space, layer)
         followers = [link.writes for link in relations.links if link.reads == space]
-        live = nonzero_rows(map_)
+        live = rows_read(self.family, self.operator, space, layer)
         for follower in followers:
             live = live | self._live(follower, layer)
         return live
+
+    def _sums(self) -> Iterator[Broken]:
+        """Terms together write what the first one writes: ``Σ_t B_t = B_1``, and ``Σ_t G_t = G_1``."""
+        for name, tensor in self.family.tensors.items():
+            terms = self.operator.terms_of(name)
+            written = [dim for dim in tensor.touches if dim.role != "in"]
+            if terms == (self.term,):
+                continue
+            if len(terms) > 1 and len(written) > 1:
+                yield Broken("form", name, f"{len(terms)} terms write two spaces, which is no map of each", 1.0)
+                continue
+            for space, role in written:
+                for layer in self._layers(space):
+                    parts = [term.map(space, role, layer) for term in terms]
+                    error = sum_error(parts, self.term.map(space, role, layer))
+                    if error > TOLERANCE:
+                        message = f"its terms do not add up to the first term's map of {space}.{role}"
+                        yield Broken("form", name, message, error)
+                        break
 
     def _indices(self) -> Iterator[Broken]:
         """Old entries stay where they are; new ones may be read, but none may be written: it would be predicted."""
@@ -163,8 +179,9 @@ class _Checks:
                 ("out", self.family.writers(name)),
                 ("in", self.family.readers(name)),
             ]
-            for role in (role for role, tensors in used if space.fixed and tensors):
-                map_ = self.term.map(name, role, None)
+            several = [(role, term) for role, tensors in used for term in self._terms_for(tensors) if space.fixed]
+            for role, term in several:
+                map_ = term.map(name, role, None)
                 large, small = map_.shape
                 error = distance_of_old_rows(map_)
                 if error > TOLERANCE:
@@ -177,15 +194,18 @@ class _Checks:
     def _reading(self) -> Iterator[Broken]:
         """Condition 1: what is written can be read back, ``A_sᵀ B_s = I``."""
         for name, space in self.family.spaces.items():
-            if space.fixed or not self.family.readers(name):
-                continue
-            for layer in self._layers(name):
-                reads, writes = self.term.map(name, "in", layer), self.term.map(name, "out", layer)
+            terms = () if space.fixed else self._terms_for(self.family.readers(name))
+            for term, layer in ((term, layer) for term in terms for layer in self._layers(name)):
+                reads, writes = term.map(name, "in", layer), self.term.map(name, "out", layer)
                 error = gram_error(reads, writes, enough=TOLERANCE)
                 if error > TOLERANCE:
                     message = "Aᵀ B is not the identity, so readers do not get back what was written"
                     yield Broken("reading", _place(name, layer), message, error)
                     break
+
+    def _terms_for(self, tensors: Collection[str]) -> list[Term]:
+        """The terms that are for some of these tensors."""
+        return [term for term in self.operator.terms if any(map(term.serves, tensors))]
 
     def _past(self) -> Iterator[Broken]:
         """Condition 1 where a layer lacks a norm: its readers get what it would have read."""
@@ -196,8 +216,10 @@ class _Checks:
             for layer in () if stack is None else range(self.growth.large.depth(stack)):
                 if link.reads == link.writes or self.family.in_layer(link.gain, layer):
                     continue
-                reads, writes = self.term.map(link.writes, "in", layer), self.term.map(link.reads, "out", layer)
-                error = gram_error(reads, writes, enough=TOLERANCE)
+                writes = self.term.map(link.reads, "out", layer)
+                terms = self._terms_for(self.family.readers(link.writes)) or [self.term]
+                reads = [term.map(link.writes, "in", layer) for term in terms]
+                error = max(gram_error(map_, writes, enough=TOLERANCE) for map_ in reads)
                 if error > TOLERANCE:
                     message = f"layer {layer} has none, and readers of {link.writes} do not get back {link.reads}"
                     yield Broken("reading", link.gain, message, error)
@@ -279,7 +301,7 @@ class _Checks:
     def _attention(self, attention: Attention) -> Iterator[Broken]:
         """Condition 4: heads are selected whole and find their own key-value head (methods 4.4)."""
         for layer in self._layers(*sorted(attention.names)):
-            worst = max(wrong_heads(self.growth, self.term, attention, layer), key=lambda pair: pair[1])
+            worst = max(wrong_heads(self.growth, self.operator, attention, layer), key=lambda pair: pair[1])
             if worst[1] > TOLERANCE:
                 yield Broken("attention", _place(attention.query, layer), worst[0], worst[1])
                 return
@@ -288,12 +310,20 @@ class _Checks:
         """Condition 5: tied tensors get the same grown value."""
         for first, *others in self.growth.small.ties:
             for other in others:
-                pairs = zip(self.family.tensors[first].touches, self.family.tensors[other].touches, strict=True)
-                for ours, theirs in pairs:
-                    a, b = self.term.map(*ours, None), self.term.map(*theirs, None)
-                    if not equal(a, b):
-                        message = f"tied to {first}, but {'.'.join(theirs)} and {'.'.join(ours)} differ"
-                        yield Broken("tie", other, message, distance(a, b))
+                both = self.operator.terms_of(first), self.operator.terms_of(other)
+                if len(both[0]) != len(both[1]):
+                    yield Broken("tie", other, f"tied to {first}, but made by another number of terms", 1.0)
+                    continue
+                for mine, yours in zip(*both, strict=True):
+                    yield from self._tie(mine, first, yours, other)
+
+    def _tie(self, mine: Term, first: str, yours: Term, other: str) -> Iterator[Broken]:
+        tensors = self.family.tensors
+        for ours, theirs in zip(tensors[first].touches, tensors[other].touches, strict=True):
+            a, b = mine.map(*ours, None), yours.map(*theirs, None)
+            if not equal(a, b):
+                message = f"tied to {first}, but {'.'.join(theirs)} and {'.'.join(ours)} differ"
+                yield Broken("tie", other, message, distance(a, b))
 
     def _depth(self) -> Iterator[Broken]:
         """Condition 6: the layers that are not silent are the small model's, each once and in order."""
@@ -306,10 +336,12 @@ class _Checks:
         for layer in range(self.growth.large.depth(stack)) if tensors else ():
             if self._silent(stack, layer):
                 continue
-            rows = {name: self.term.mix(name)[layer] for name in tensors if self.family.in_layer(name, layer)}
-            source = int(np.argmax(next(iter(rows.values()))))
+            rows = [
+                (name, row) for name in tensors if self.family.in_layer(name, layer) for row in self._rows(name, layer)
+            ]
+            source = int(np.argmax(rows[0][1]))
             wanted = np.eye(self.growth.small.depth(stack))[source]
-            error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows.items())
+            error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows)
             if error > TOLERANCE:
                 message = f"{name} is a mixture, neither one small layer nor silent"
                 yield Broken("depth", _layer_of(stack, layer), message, error)
@@ -318,6 +350,10 @@ class _Checks:
         if tensors and order != list(range(self.growth.small.depth(stack))):
             message = f"those that are not silent copy {_short(order)}, not each small layer once and in order"
             yield Broken("depth", stack, message, 1.0)
+
+    def _rows(self, template: str, layer: int) -> list[Mix]:
+        """The depth rows of a tensor in one layer, one a term."""
+        return [term.mix(template)[layer] for term in self.operator.terms_of(template)]
 
     def _silent(self, stack: str, layer: int) -> bool:
         """Whether a layer adds nothing: all that it writes to the residual stream is zero, and no norm stands in it."""
@@ -328,7 +364,8 @@ class _Checks:
         gains = [scale.gain for scale in self.family.relations.scales if scale.writes == residual]
         gains += [norm.gain for norm in norms if norm.writes == residual]
         written = [n for n in (*self.family.writers(residual), *gains) if self.family.stack_of(n) == stack]
-        return all(not self.term.mix(name)[layer].any() for name in written if self.family.in_layer(name, layer))
+        there = [name for name in written if self.family.in_layer(name, layer)]
+        return all(not row.any() for name in there for row in self._rows(name, layer))
 
 
 def _layer_of(stack: str, layer: int) -> str:

@@ -8,37 +8,48 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ligo_spec.family import Family
 from ligo_spec.maps import Map, Matrix
 from ligo_spec.measures import Rows, largest, nonzero_rows, off_rotation
-from ligo_spec.operator import Growth, Term
+from ligo_spec.operator import Growth, Operator
 from ligo_spec.relations import Attention
 
 
-def answering_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Rows:
+def rows_read(family: Family, operator: Operator, space: str, layer: int | None) -> Rows:
+    """Rows of a space that a tensor reads, in any term; those of the first term where no tensor reads it."""
+    readers = family.readers(space)
+    terms = [term for term in operator.terms if any(map(term.serves, readers))] or [operator.main]
+    rows = [nonzero_rows(term.map(space, "in", layer)) for term in terms]
+    return np.asarray(np.any(rows, axis=0))
+
+
+def answering_heads(growth: Growth, operator: Operator, attention: Attention, layer: int | None) -> Rows:
     """Heads whose output is read."""
-    axes = growth.small.family.spaces
-    heads, side = (growth.large.sizes[axis] for axis in axes[attention.context].axes)
-    rows = nonzero_rows(term.map(attention.context, "in", layer))
+    family = growth.small.family
+    heads, side = (growth.large.sizes[axis] for axis in family.spaces[attention.context].axes)
+    rows = rows_read(family, operator, attention.context, layer)
     return np.asarray(rows.reshape(heads, side).any(axis=1))
 
 
-def asking_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Rows:
+def asking_heads(growth: Growth, operator: Operator, attention: Attention, layer: int | None) -> Rows:
     """Heads whose scores are read: by the heads that talk to one another, or else by the same head's values."""
     if attention.scores is None or attention.weights is None:
-        return answering_heads(growth, term, attention, layer)
-    return nonzero_rows(term.map(attention.scores, "in", layer))
+        return answering_heads(growth, operator, attention, layer)
+    return rows_read(growth.small.family, operator, attention.scores, layer)
 
 
-def rows_in_use(growth: Growth, term: Term, attention: Attention, space: str, layer: int | None) -> Rows:
+def rows_in_use(growth: Growth, operator: Operator, attention: Attention, space: str, layer: int | None) -> Rows:
     """Rows of the query or key space that belong to heads whose scores are read."""
     axes = growth.small.family.spaces
-    read = asking_heads(growth, term, attention, layer)
+    read = asking_heads(growth, operator, attention, layer)
     own, width = (growth.large.sizes[axis] for axis in axes[space].axes)
     rows: Rows = np.repeat(read.reshape(own, -1).any(axis=1), width)
     return rows
 
 
-def wrong_heads(growth: Growth, term: Term, attention: Attention, layer: int | None) -> Iterable[tuple[str, float]]:
+def wrong_heads(
+    growth: Growth, operator: Operator, attention: Attention, layer: int | None
+) -> Iterable[tuple[str, float]]:
     """Problems of every query head that is read, with the size of each; ``("", 0)`` where there is none."""
     spaces = growth.small.family.spaces
     heads_axis, dim_axis = spaces[attention.query].axes
@@ -47,13 +58,14 @@ def wrong_heads(growth: Growth, term: Term, attention: Attention, layer: int | N
     per_group = {"small": small[heads_axis] // small[groups_axis], "large": large[heads_axis] // large[groups_axis]}
     d, d_large = small[dim_axis], large[dim_axis]
     factor = np.sqrt(d_large / d) if attention.scaled else 1.0
+    term = operator.main
     maps = {name: term.map(getattr(attention, name), "out", layer) for name in ("query", "key", "value", "context")}
     per_head = {
         what: term.map(space, "out", layer)
         for what, space in (("scores", attention.scores), ("weights", attention.weights))
         if space is not None
     }
-    asking, answering = (of(growth, term, attention, layer) for of in (asking_heads, answering_heads))
+    asking, answering = (of(growth, operator, attention, layer) for of in (asking_heads, answering_heads))
     yield "", 0.0
 
     def whole(names: tuple[str, str], head: int, source: int) -> Iterable[tuple[str, float]]:

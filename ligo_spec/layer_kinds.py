@@ -67,7 +67,8 @@ def _is_of(architecture: Architecture, key: str, stack: str) -> bool:
 def sources(term: Term, growth: Growth, stack: str) -> list[int]:
     """The small layer that counts most in every large one of a stack, over all its tensors; 0 where none counts."""
     family = growth.small.family
-    rows = [np.abs(term.mix(template)) for template in family.tensors if family.stack_of(template) == stack]
+    templates = [name for name in family.tensors if family.stack_of(name) == stack and term.has_depth(name)]
+    rows = [np.abs(term.mix(template)) for template in templates]
     total: npt.NDArray[np.floating] = np.sum(rows, axis=0)
     return [int(row.argmax()) for row in total]
 
@@ -84,14 +85,21 @@ def same_kind(growth: Growth, stack: str, main: Sequence[int]) -> Mask:
     return np.array([[small[j] == small[source] for j in range(len(small))] for source in main])
 
 
-def misfits(term: Term, growth: Growth) -> Iterator[str]:
-    """What in a term's depth maps mixes layers of different kinds, or puts one where its kind cannot be."""
-    for stack in growth.small.family.stacks:
-        yield from _misfits_of(stack, term, growth)
+def misfits(term: Term, growth: Growth, main: Term | None = None) -> Iterator[str]:
+    """What in a term's depth maps mixes layers of different kinds, or puts one where its kind cannot be.
+
+    Args:
+        term: Whose depth maps.
+        growth: Small and large architecture.
+        main: The operator's first term, which says where layers come from; ``term`` itself where it is left out.
+    """
+    family = growth.small.family
+    for stack in family.stacks:
+        if any(family.stack_of(name) == stack and term.has_depth(name) for name in family.tensors):
+            yield from _misfits_of(stack, term, growth, sources(main or term, growth, stack))
 
 
-def _misfits_of(stack: str, term: Term, growth: Growth) -> Iterator[str]:
-    main = sources(term, growth, stack)
+def _misfits_of(stack: str, term: Term, growth: Growth, main: Sequence[int]) -> Iterator[str]:
     allowed = same_kind(growth, stack, main)
     small, fixed = fixed_kinds(growth.small, stack), fixed_kinds(growth.large, stack)
     for i, source in enumerate(main):
@@ -117,6 +125,6 @@ def grown_lists(growth: Growth, operator: Operator) -> dict[str, list[Any]]:
     lists = lists_of(growth.small)
     if not lists or not operator.terms:
         return {}
-    main = {stack: sources(operator.terms[0], growth, stack) for stack in growth.small.family.stacks}
+    main = {stack: sources(operator.main, growth, stack) for stack in growth.small.family.stacks}
     stack_of = growth.small.family.stack_of_list
     return {key: [entries[source] for source in main[stack_of(key)]] for key, entries in lists.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -59,6 +61,15 @@ def distance_to_selection(map_: Map, live: Rows, zero_allowed: bool) -> float:
         if zero_allowed:
             off = np.minimum(off, np.abs(rows).max(axis=1))
         worst = max(worst, float(off.max()))
+    return worst
+
+
+def sum_error(parts: Sequence[Map], whole: Map) -> float:
+    """How far the sum of maps is from another map: the largest difference of two entries."""
+    worst = 0.0
+    for rows, block in row_blocks(whole):
+        total = sum((part.rows(rows.start, rows.stop) for part in parts), np.zeros_like(block))
+        worst = max(worst, largest(total - block))
     return worst
 
 

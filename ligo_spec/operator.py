@@ -46,16 +46,26 @@ class Term:
         maps: By name; one map for all layers, or one per layer of the large model.
         spaces: For every space of the family, the names of its maps.
         depth: ``(layers_large, layers_small)`` by canonical template, ``STACK.*`` for all that have none of their own.
+        tensors: Canonical templates of the tensors that it is for; None for all.
     """
 
     maps: Mapping[str, tuple[Map, ...]]
     spaces: Mapping[str, SpaceMaps]
     depth: Mapping[str, Mix]
+    tensors: frozenset[str] | None = None
+
+    def serves(self, template: str) -> bool:
+        """Whether the term adds to a tensor."""
+        return self.tensors is None or template in self.tensors
 
     def map(self, space: str, role: Role, layer: int | None) -> Map:
         """The map of a space in a role, at a layer of the large model (None outside the layers)."""
         choices = self.maps[self.spaces[space].of(role)]
         return choices[0] if len(choices) == 1 or layer is None else choices[layer]
+
+    def has_depth(self, template: str) -> bool:
+        """Whether there is a depth map for a layer tensor (later terms need them for their own tensors only)."""
+        return template in self.depth or every(template.partition("." + LAYER)[0]) in self.depth
 
     def mix(self, template: str) -> Mix:
         """The depth map of a layer tensor, ``(layers_large, layers_small)``."""
@@ -71,7 +81,7 @@ class Operator:
         family: Name of the family.
         small: Sizes of the small model.
         large: Sizes of the large model.
-        terms: At least one.
+        terms: At least one. The first has maps for every space and layer, which say how activations are carried over.
         eps_scale: Factor by config key, for norms whose epsilon must scale with their space (SPEC.md 5.3).
     """
 
@@ -80,6 +90,15 @@ class Operator:
     large: Mapping[str, int]
     terms: tuple[Term, ...]
     eps_scale: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Term:
+        """The first term: its ``out`` maps are how activations are carried over."""
+        return self.terms[0]
+
+    def terms_of(self, template: str) -> tuple[Term, ...]:
+        """The terms that add to a tensor."""
+        return tuple(term for term in self.terms if term.serves(template))
 
 
 @dataclass(frozen=True)

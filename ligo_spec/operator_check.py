@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -37,21 +37,28 @@ def _misfits(operator: Operator, growth: Growth) -> Iterator[str]:
     if not operator.terms:
         yield "has no terms"
     for number, term in enumerate(operator.terms):
-        for text in [*_misfit_spaces(term, growth), *_misfit_depth(term, growth)]:
+        needed = [name for name in family.tensors if number == 0 or term.serves(name)]
+        for text in [*_misfit_spaces(term, growth, needed), *_misfit_depth(term, operator.main, growth, needed)]:
             yield text if len(operator.terms) == 1 else f"term {number}: {text}"
+        for name in sorted((term.tensors or frozenset()) - family.tensors.keys()):
+            yield f"term {number}: is for {name}, which is no tensor of the family"
+    yield from (f"no term is for tensor {name}" for name in family.tensors if not operator.terms_of(name))
     norms = {norm.eps for norm in family.relations.norms if norm.eps is not None}
     for key, factor in operator.eps_scale.items():
         if key not in norms or not np.isfinite(factor) or factor <= 0:
             yield f"eps_scale.{key} = {factor}: must be a positive factor of one of {', '.join(sorted(norms))}"
 
 
-def _misfit_spaces(term: Term, growth: Growth) -> Iterator[str]:
+def _misfit_spaces(term: Term, growth: Growth, needed: Sequence[str]) -> Iterator[str]:
+    """Maps that are missing or of another shape: the first term needs all spaces, others those of their tensors."""
     family = growth.small.family
+    touched = {dim.space for name in needed for dim in family.tensors[name].touches}
     for name in term.spaces.keys() - family.spaces.keys():
         yield f"space {name} is not one of the family's"
     for name, space in family.spaces.items():
         if name not in term.spaces:
-            yield f"space {name} has no maps"
+            if name in touched or len(needed) == len(family.tensors):
+                yield f"space {name} has no maps"
             continue
         wanted = growth.large.width(name), growth.small.width(name)
         for role in ("out", "in", "gain"):
@@ -70,7 +77,7 @@ def _misfit_spaces(term: Term, growth: Growth) -> Iterator[str]:
                     yield f"map {key}: space {name} has no declared size, only the identity maps it"
 
 
-def _misfit_depth(term: Term, growth: Growth) -> Iterator[str]:
+def _misfit_depth(term: Term, main: Term, growth: Growth, needed: Sequence[str]) -> Iterator[str]:
     family = growth.small.family
     keys = {every(stack) for stack in family.stacks}
     wanted = {stack: (growth.large.depth(stack), growth.small.depth(stack)) for stack in family.stacks}
@@ -87,10 +94,10 @@ def _misfit_depth(term: Term, growth: Growth) -> Iterator[str]:
             )
         elif not np.isfinite(mix).all():
             yield f"depth map {key} is not finite"
-    for name in family.tensors:
+    for name in needed:
         stack = family.stack_of(name)
         if stack is not None and name not in term.depth and every(stack) not in term.depth:
             wrong = True
             yield f"tensor {name} has no depth map"
     if not wrong:
-        yield from layer_kinds.misfits(term, growth)
+        yield from layer_kinds.misfits(term, growth, main)

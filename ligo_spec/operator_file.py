@@ -87,6 +87,8 @@ class TermNode(Document):
     spaces: dict[str, SpaceNode]
     depth: dict[str, str]
     """Canonical template (``STACK.*`` for the rest) -> name of a float tensor ``(layers_large, layers_small)``."""
+    tensors: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Canonical templates of the tensors that the term is for; all where it is left out."""
 
 
 class OperatorManifest(Document):
@@ -117,7 +119,8 @@ def describe(operator: Operator, plan_sha256: str | None = None) -> tuple[Operat
             for name, s in term.spaces.items()
         }
         depth = {key: _keep(arrays, f"{prefix}.depth.{key}", np.asarray(mix)) for key, mix in term.depth.items()}
-        terms.append(TermNode(maps=maps, spaces=spaces, depth=depth))
+        tensors = None if term.tensors is None else tuple(sorted(term.tensors))
+        terms.append(TermNode(maps=maps, spaces=spaces, depth=depth, tensors=tensors))
     manifest = OperatorManifest(
         spec="ligo/operator/1",
         family=operator.family,
@@ -141,6 +144,7 @@ def restore(manifest: OperatorManifest, read: Callable[[str], Array]) -> Operato
             {name: tuple(_map(node, read) for node in nodes) for name, nodes in term.maps.items()},
             {name: SpaceMaps(node.out, node.in_, node.gain) for name, node in term.spaces.items()},
             {key: _array(read, name, "f", 2) for key, name in term.depth.items()},
+            None if term.tensors is None else frozenset(term.tensors),
         )
         for term in manifest.terms
     )

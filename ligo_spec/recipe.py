@@ -83,7 +83,7 @@ def compile_recipes(family: Family, operator: Operator, templates: Iterable[str]
         if template not in wanted:
             continue
         for layer in family.layers_of(template, operator.large):
-            terms = tuple(_term(family, term, template, layer) for term in operator.terms)
+            terms = tuple(_term(family, term, template, layer) for term in operator.terms_of(template))
             yield TensorRecipe(at_layer(template, layer), template, terms, family.tensors[template].offset)
 
 

@@ -84,7 +84,7 @@ def grow(family: Family, operator: Operator, small: Mapping[str, npt.NDArray[np.
             if template not in small:
                 continue
             weight = small[template].astype(np.float64) + offset
-            terms = [widen(weight, _maps(family, term, template, None)) for term in operator.terms]
+            terms = [widen(weight, _maps(family, term, template, None)) for term in operator.terms_of(template)]
             large[template] = _sum(terms) - offset
             continue
         count = family.stacks[stack].count
@@ -92,12 +92,11 @@ def grow(family: Family, operator: Operator, small: Mapping[str, npt.NDArray[np.
         if at_layer(template, there[0] if there else 0) not in small:
             continue
         layers = np.stack([small[at_layer(template, j)].astype(np.float64) + offset for j in there])
-        mixed = [mix_layers(layers, term.mix(template)[:, there].astype(np.float64)) for term in operator.terms]
+        own = operator.terms_of(template)
+        mixed = [mix_layers(layers, term.mix(template)[:, there].astype(np.float64)) for term in own]
         for i in range(operator.large[count]):
             if family.in_layer(template, i):
-                terms = [
-                    widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, operator.terms, strict=True)
-                ]
+                terms = [widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, own, strict=True)]
                 large[at_layer(template, i)] = _sum(terms) - offset
     return large
 

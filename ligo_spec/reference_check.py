@@ -54,7 +54,7 @@ def _expected(
     value: Array = np.zeros(1)
     size: Array = np.zeros(1)
     terms = 4
-    for term in operator.terms:
+    for term in operator.terms_of(template):
         row = np.ones((1, 1)) if layer is None else _row(term, template, layer, layers)
         maps = [_dense(term, dim.space, dim.role, layer) for dim in family.tensors[template].touches]
         value = value + reference.widen(reference.mix_layers(stack, row)[0], maps)

@@ -205,8 +205,13 @@ def _options(choice: OperatorChoice) -> dict[str, st.SearchStrategy[dict[str, An
 @st.composite
 def operators(draw: st.DrawFn, growth: Growth) -> Operator:
     """Arbitrary operators for a growth: any maps, one or several terms, shared or per layer, any depth maps."""
-    terms = tuple(draw(_terms(growth)) for _ in range(draw(st.integers(1, 2))))
-    operator = Operator(growth.small.family.name, growth.small.sizes, growth.large.sizes, terms)
+    terms = [draw(_terms(growth)) for _ in range(draw(st.integers(1, 2)))]
+    if len(terms) > 1 and draw(st.booleans()):  # terms that are for some tensors, at least one for each
+        some = frozenset(name for name in growth.small.family.tensors if draw(st.booleans()))
+        rest = growth.small.family.tensors.keys() - some
+        assume(some and rest)
+        terms = [replace(terms[0], tensors=frozenset(rest)), *(replace(term, tensors=some) for term in terms[1:])]
+    operator = Operator(growth.small.family.name, growth.small.sizes, growth.large.sizes, tuple(terms))
     check_operator(operator, growth)
     return operator
 
@@ -291,6 +296,7 @@ def _absolute(operator: Operator) -> Operator:
             {name: tuple(with_arrays(map_, np.abs) for map_ in choices) for name, choices in term.maps.items()},
             term.spaces,
             {key: np.abs(mix) for key, mix in term.depth.items()},
+            term.tensors,
         )
         for term in operator.terms
     )

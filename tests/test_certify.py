@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ligo_spec.architecture import Architecture
 from ligo_spec.certify import certify
 from ligo_spec.family import LAYER, load_family
-from ligo_spec.maps import Dense, Identity, Map, Select, dense
+from ligo_spec.maps import Dense, Identity, Map, Select, dense, scaled
 from ligo_spec.methods import build_operator
 from ligo_spec.operator import Growth, Operator, Term, every
 from ligo_spec.plan import OperatorChoice
@@ -344,14 +344,32 @@ def test_a_silent_layer_is_not_silent_after_norms() -> None:
     assert not agree(growth, replace(start, terms=(replace(start.terms[0], depth=depth),)))
 
 
-def test_a_sum_of_terms_is_no_certificate() -> None:
-    """Several terms are refused as a form, not looked into."""
+def test_terms_that_do_not_add_up_are_named() -> None:
+    """The same term twice: every tensor is twice what it should be."""
     growth = growth_of("gpt2")
     operator = operator_of(growth, width="hypercloning")
-    broken = certify(growth, replace(operator, terms=operator.terms * 2))
-    assert [str(item) for item in broken] == [
-        "form: operator: a sum of 2 terms is not one pair of maps a space (off by 1)"
-    ]
+    twice = replace(operator, terms=operator.terms * 2)
+    assert not agree(growth, twice)
+    found = [item for item in certify(growth, twice, present(growth.small)) if item.condition == "form"]
+    text = "form: embed.tokens.weight: its terms do not add up to the first term's map of residual.out (off by 1)"
+    assert str(found[0]) == text
+    assert {item.where for item in found} == set(present(growth.small)) | {"head.weight"}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_terms_that_add_up_are_lossless(family: str) -> None:
+    """One operator said as two: each for some tensors, and for one tensor half and half; halves elsewhere break it."""
+    growth = growth_of(family)
+    operator = operator_of(growth, width="hypercloning")
+    whole, some = operator.main, "layers.{i}.mlp.up.weight"
+    others = frozenset(growth.small.family.tensors.keys() - {some})
+    first = replace(whole, tensors=others)
+    assert agree(growth, replace(operator, terms=(first, replace(whole, tensors=frozenset({some})))))
+    half = {**whole.maps, "half": tuple(scaled(map_, 0.5) for map_ in whole.maps[whole.spaces["ffn"].out])}
+    spaces = {**whole.spaces, "ffn": replace(whole.spaces["ffn"], out="half")}
+    part = Term(half, spaces, whole.depth, frozenset({some}))
+    assert agree(growth, replace(operator, terms=(first, part, part)))
+    assert not agree(growth, replace(operator, terms=(first, part)))
 
 
 def test_indices_may_not_move() -> None:

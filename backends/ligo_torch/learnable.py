@@ -64,7 +64,7 @@ class LearnableOperator:
         """All tensors of the large model by canonical name, ``W'_i = Σ_t B_t (Σ_j D_t[i, j] W_j) A_tᵀ``."""
         large: dict[str, Tensor] = {}
         for template, weight in self._small.items():
-            terms = [self._term(term, template, weight) for term in self.start.terms]
+            terms = [self._term(term, template, weight) for term in self.start.terms_of(template)]
             total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
             total = total - self.family.tensors[template].offset if self.family.tensors[template].offset else total
             if LAYER in template:
@@ -81,6 +81,7 @@ class LearnableOperator:
                 {name: tuple(with_arrays(m, self._value) for m in choices) for name, choices in term.maps.items()},
                 term.spaces,
                 {key: self._value(mix) for key, mix in term.depth.items()},
+                term.tensors,
             )
             for term in self.start.terms
         )
