@@ -205,7 +205,8 @@ def _options(choice: OperatorChoice) -> dict[str, st.SearchStrategy[dict[str, An
 @st.composite
 def operators(draw: st.DrawFn, growth: Growth) -> Operator:
     """Arbitrary operators for a growth: any maps, one or several terms, shared or per layer, any depth maps."""
-    terms = [draw(_terms(growth)) for _ in range(draw(st.integers(1, 2)))]
+    places = {stack: draw(_places(growth, stack)) for stack in growth.small.family.stacks}
+    terms = [draw(_terms(growth, places)) for _ in range(draw(st.integers(1, 2)))]
     if len(terms) > 1 and draw(st.booleans()):  # terms that are for some tensors, at least one for each
         some = frozenset(name for name in growth.small.family.tensors if draw(st.booleans()))
         rest = growth.small.family.tensors.keys() - some
@@ -217,7 +218,14 @@ def operators(draw: st.DrawFn, growth: Growth) -> Operator:
 
 
 @st.composite
-def _terms(draw: st.DrawFn, growth: Growth) -> Term:
+def _places(draw: st.DrawFn, growth: Growth, stack: str) -> list[int]:
+    """A small layer that each large layer of a stack may come from."""
+    fixed, there = fixed_kinds(growth.large, stack), fixed_kinds(growth.small, stack)
+    return [draw(st.sampled_from([j for j, kind in enumerate(there) if kind == wanted])) for wanted in fixed]
+
+
+@st.composite
+def _terms(draw: st.DrawFn, growth: Growth, places: Mapping[str, Sequence[int]]) -> Term:
     family = growth.small.family
     named: dict[str, tuple[Map, ...]] = {}
     spaces = {}
@@ -229,18 +237,15 @@ def _terms(draw: st.DrawFn, growth: Growth) -> Term:
             named[f"{name}.{role}"] = (Identity(1),) if small is None else tuple(own)
         spaces[name] = SpaceMaps(f"{name}.out", f"{name}.in", f"{name}.gain")
     depth: dict[str, Mix] = {}
-    for stack in family.stacks:
-        depth |= draw(_depths(growth, stack))
+    for stack, main in places.items():
+        depth |= draw(_depths(growth, stack, main))
     return Term(named, spaces, depth)
 
 
 @st.composite
-def _depths(draw: st.DrawFn, growth: Growth, stack: str) -> dict[str, Mix]:
+def _depths(draw: st.DrawFn, growth: Growth, stack: str, main: Sequence[int]) -> dict[str, Mix]:
     """A depth map for a stack, and others for some of its tensors."""
     family = growth.small.family
-    fixed, there = fixed_kinds(growth.large, stack), fixed_kinds(growth.small, stack)
-    places = [[j for j, kind in enumerate(there) if kind == wanted] for wanted in fixed]
-    main = [draw(st.sampled_from(some)) for some in places]
     own = [template for template in family.tensors if family.stack_of(template) == stack and draw(st.booleans())]
     return {key: draw(_mixes(growth, stack, main)) for key in (every(stack), *own)}
 

@@ -134,7 +134,7 @@ def _one_term(operator: Operator) -> Operator:
     """Its first term with maps that all layers share: maps of layers that are mixed afterwards have no product."""
     term = operator.terms[0]
     shared = {name: choices[:1] for name, choices in term.maps.items()}
-    return replace(operator, terms=(replace(term, maps=shared),))
+    return replace(operator, terms=(replace(term, maps=shared, tensors=None),))
 
 
 def _product(one: Operator, two: Operator, family: Family) -> Operator:
