@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,7 +12,7 @@ from ligo_spec.certify import Broken
 from ligo_spec.documents import dump
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import EVERY, LAYER
-from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of
+from ligo_spec.job import Job, Small, certificate, growth_of, learned_operator, load_job, open_small, start_of
 from ligo_spec.layer_kinds import grown_lists
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 from ligo_spec.operator import Growth, Operator, Term
@@ -98,7 +98,8 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
     before = small.checkpoint.tensors
     kept = [before[key] for key in (*small.binding.slots, *small.binding.copied)]
-    term = operator.terms[0]
+    learned = learned_operator(job, growth, operator)
+    shown = learned.operator if job.plan.fit else operator
     old, new = small.checkpoint.config, written_config(job, growth, operator)
     return Explanation(
         plan=dump(job.plan),
@@ -106,11 +107,11 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
         sizes={name: (size, growth.large.sizes[name]) for name, size in growth.small.sizes.items()},
         config={key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)},
         tensors=tuple(_changes(outputs, growth, operator)),
-        maps=tuple(_map_summaries(term, small)),
-        depth=tuple(_depth_rows(term)),
+        maps=tuple(_map_summaries(shown.main, small, learned.frozen)),
+        depth=tuple(_depth_rows(operator.main)),
         parameters=(sum(prod(i.shape) for i in kept), sum(prod(i.shape) for i in outputs.infos.values())),
         bytes=(sum(i.nbytes for i in kept), sum(i.nbytes for i in outputs.infos.values())),
-        learned=learnable_count(operator),
+        learned=learned.count,
         broken=tuple(broken),
         dropped=small.binding.dropped,
         copied=small.binding.copied,
@@ -156,13 +157,6 @@ def written_config(job: Job, growth: Growth, operator: Operator) -> dict[str, An
     return config
 
 
-def learnable_count(operator: Operator) -> int:
-    """How many numbers a fit of this operator learns: those of maps and depth rows."""
-    maps = (map_ for term in operator.terms for choices in term.maps.values() for map_ in choices)
-    mixes = sum(mix.size for term in operator.terms for mix in term.depth.values())
-    return sum(array.size for map_ in maps for array in arrays_of(map_)) + mixes
-
-
 def structure(map_: Map) -> str:
     """A map in a few words: ``[I; dense]``, ``select``, ``dense ⊗ I``."""
     match map_:
@@ -198,12 +192,12 @@ def _how(recipe: TensorRecipe, operator: Operator) -> str:
     widened = " × ".join(maps) if maps else "as it is"
     if LAYER not in recipe.template:
         return widened
-    mix = operator.terms[0].mix(recipe.template)
+    mix = operator.terms_of(recipe.template)[0].mix(recipe.template)
     one_hot = bool((((mix == 0) | (mix == 1)).all()) and (mix.sum(axis=1) <= 1).all())
     return f"{widened}, layer {'copied' if one_hot else 'mixed'}"
 
 
-def _map_summaries(term: Term, small: Small) -> list[MapSummary]:
+def _map_summaries(term: Term, small: Small, frozen: Collection[int]) -> list[MapSummary]:
     """The maps that some tensor of the model uses, apart from identities."""
     declared = small.architecture.family.tensors
     touched = {dim for template in small.binding.templates() for dim in declared[template].touches}
@@ -214,7 +208,8 @@ def _map_summaries(term: Term, small: Small) -> list[MapSummary]:
     for name, choices in term.maps.items():
         if name not in users or all(isinstance(map_, Identity) for map_ in choices):
             continue
-        learned = sum(array.size for map_ in choices for array in arrays_of(map_))
+        arrays = (array for map_ in choices for array in arrays_of(map_))
+        learned = sum(array.size for array in arrays if id(array) not in frozen)
         summaries.append(
             MapSummary(name, tuple(users[name]), choices[0].shape, len(choices), structure(choices[0]), learned)
         )

@@ -24,7 +24,7 @@ class FitTask:
 
     Args:
         growth: Small and large architecture.
-        operator: Where the learning starts.
+        operator: Where the learning starts; its float arrays are what is learned.
         binding: What the file's tensors are.
         read: Gives a small tensor's values by its canonical name.
         options: The plan's ``fit``.
@@ -32,6 +32,7 @@ class FitTask:
         checkpoint: Directory of the small model, for its tokenizer.
         train: Text files to fit on.
         heldout: Text files for the held-out loss; empty for the last tenth of ``train``.
+        frozen: Arrays of the operator that stay, by identity.
     """
 
     growth: Growth
@@ -43,6 +44,7 @@ class FitTask:
     checkpoint: Path
     train: Sequence[Path]
     heldout: Sequence[Path]
+    frozen: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,17 @@ from ligo_spec.explain import grown_config, written_config
 from ligo_spec.family import Family
 from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
 from ligo_spec.inputs import open_input
-from ligo_spec.job import Job, Small, certificate, growth_of, load_job, open_small, start_of, text_files
+from ligo_spec.job import (
+    Job,
+    Small,
+    certificate,
+    growth_of,
+    learned_operator,
+    load_job,
+    open_small,
+    start_of,
+    text_files,
+)
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
 from ligo_spec.outputs import Outputs, plan_outputs
@@ -197,7 +207,22 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
     train, heldout = text_files(job.train), text_files(job.heldout)
     large = replace(growth.large, config=MappingProxyType(grown_config(growth, start)))
     growth = replace(growth, large=large)  # the fit must see the model that is written, epsilons and lists included
-    return FitTask(growth, start, small.binding, small.read, options, job.plan.seed, small.directory, train, heldout)
+    learned = learned_operator(job, growth, start)
+    if not learned.count:
+        message = "nothing is left to learn; the start has no arrays, so ask for structure: dense or new"
+        raise PlanError(job.problem(message, "fit", "learn"))
+    return FitTask(
+        growth,
+        learned.operator,
+        small.binding,
+        small.read,
+        options,
+        job.plan.seed,
+        small.directory,
+        train,
+        heldout,
+        learned.frozen,
+    )
 
 
 def _learn(job: Job, small: Small, growth: Growth, start: Operator, events: Events) -> tuple[FitResult, bytes]:

@@ -20,6 +20,7 @@ from ligo_spec.documents import Loaded, dump, load_with_positions
 from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
+from ligo_spec.learning import Learn, Learnable, learnable
 from ligo_spec.methods import build_operator
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_check import check_operator
@@ -218,6 +219,19 @@ def start_of(job: Job, growth: Growth, operator: str | Path | None = None) -> Op
         return build_operator(growth, choice.width, choice.depth, seed=job.plan.seed)
     except PlanError as error:
         raise PlanError(job.problem(problem.message, "operator") for problem in error.problems) from error
+
+
+def learned_operator(job: Job, growth: Growth, start: Operator) -> Learnable:
+    """What the plan's fit works on (or would, without one): the start, in the structure that is learned.
+
+    Raises:
+        PlanError: ``fit.learn`` does not fit the family or the start.
+    """
+    learn = job.plan.fit.learn if job.plan.fit else Learn()
+    try:
+        return learnable(growth, start, learn)
+    except PlanError as error:
+        raise PlanError(job.problem(problem.message, "fit", "learn") for problem in error.problems) from error
 
 
 def certificate(job: Job, growth: Growth, operator: Operator, templates: Sequence[str] | None = None) -> list[Broken]:

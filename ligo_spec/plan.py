@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 
 from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document
+from ligo_spec.learning import Learn
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod
 from ligo_spec.presets import PRESETS
 
@@ -156,6 +157,8 @@ class Fit(Document):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int | None, Field(ge=1, le=4096)] = None
     """CPU threads; results are bit-equal only at equal numbers of threads."""
+    learn: Learn = Learn()
+    """What is learned, in which structure, and what stays."""
     data: TextData
 
 

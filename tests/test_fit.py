@@ -22,7 +22,7 @@ from ligo_spec.family_sizes import small_configs
 from ligo_spec.fitting import FitTask
 from ligo_spec.grow import fit_task
 from ligo_spec.job import load_job, open_model
-from ligo_spec.maps import arrays_of
+from ligo_spec.maps import arrays_of, dense
 from ligo_spec.operator import Operator
 from ligo_spec.operator_file import load_operator
 from ligo_spec.plan import Fit
@@ -241,6 +241,42 @@ def test_the_manifest_says_what_the_fit_gave(fitted: Fitted) -> None:
         "threads": torch.get_num_threads(),
     }
     assert result.parameters == ligo_spec.explain(fitted.plan).learned
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_learning_two_sided_from_a_lossless_start(kind: str, tmp_path: Path) -> None:
+    """``fit.learn``: whole matrices, ``A`` and ``B`` apart, from copies: it learns; what is frozen does not move."""
+    learn = {"width": "two_sided", "structure": "dense", "gains": "vector", "depth": "block", "freeze": ["ffn"]}
+    path = prepare(tmp_path, kind, steps=6, operator={"width": "hypercloning", "depth": "stack"}, learn=learn)
+    task = task_of(path)
+    assert count(task) == ligo_spec.explain(path).learned
+    result = fitting.fit(task, lambda record: None)
+    assert result.heldout_after < result.heldout_before
+    before, after = task.operator.main, result.operator.main
+    for name, choices in before.maps.items():
+        stays = name.startswith("ffn") or not arrays_of(choices[0]) or name not in used(task)
+        moved = not all(np.array_equal(dense(a).astype(np.float32), dense(b).astype(np.float32))
+                        for a, b in zip(choices, after.maps[name], strict=True))  # fmt: skip
+        assert moved != stays, name
+
+
+def count(task: FitTask) -> int:
+    """How many numbers a fit learns."""
+    _, learnable, _ = fitting._prepare(task)
+    return sum(parameter.numel() for parameter in learnable.parameters)
+
+
+def used(task: FitTask) -> set[str]:
+    """Names of the maps that some tensor of the small model uses."""
+    term, tensors = task.operator.main, task.growth.small.family.tensors
+    return {term.spaces[dim.space].of(dim.role) for name in task.binding.templates() for dim in tensors[name].touches}
+
+
+def test_a_fit_with_nothing_to_learn_is_refused(tmp_path: Path) -> None:
+    """At the key that leaves nothing."""
+    path = prepare(tmp_path, "gpt2", learn={"width": "none", "depth": "none"})
+    with pytest.raises(PlanError, match=r"fit\.learn: nothing is left to learn"):
+        task_of(path)
 
 
 def test_a_tied_map_stays_one_parameter(fitted: Fitted) -> None:

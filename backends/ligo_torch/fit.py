@@ -81,8 +81,8 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
     small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.sources()}
     family, term = task.growth.small.family, task.operator.terms[0]
     allowed = {stack: same_kind(task.growth, stack, sources(term, task.growth, stack)) for stack in family.stacks}
-    learnable = LearnableOperator(family, task.operator, small, allowed)
-    return model, learnable, Batches(tokens, options, objective, Draws(task.seed), device)
+    learned = LearnableOperator(family, task.operator, small, allowed, task.frozen)
+    return model, learned, Batches(tokens, options, objective, Draws(task.seed), device)
 
 
 def learning_rate(options: Fit, step: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ class LearnableOperator:
         small: The small model's tensors by canonical name, ``float32``, on the device to compute on; frozen.
         allowed: By stack, which small layers may take part in which large ones, ``(layers_large, layers_small)``; all
             where it is left out.
+        frozen: Arrays that stay as they are, by identity.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LearnableOperator:
         operator: Operator,
         small: Mapping[str, Tensor],
         allowed: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+        frozen: Collection[int] = (),
     ) -> None:
         self.family = family
         self.start = operator
@@ -45,9 +47,9 @@ class LearnableOperator:
             for choices in term.maps.values():
                 for map_ in choices:
                     for array in arrays_of(map_):
-                        self._add(array)
+                        self._add(array, learned=id(array) not in frozen)
             for mix in term.depth.values():
-                self._add(mix)
+                self._add(mix, learned=id(mix) not in frozen)
         self._small = self._stacked(small)
         self._allowed = {
             stack: torch.tensor(mask, dtype=torch.float32, device=self.device)
@@ -58,7 +60,7 @@ class LearnableOperator:
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is learned: maps first, then depth maps, in the operator's order."""
-        return list(self._learned.values())
+        return [parameter for parameter in self._learned.values() if parameter.requires_grad]
 
     def weights(self) -> dict[str, Tensor]:
         """All tensors of the large model by canonical name, ``W'_i = Σ_t B_t (Σ_j D_t[i, j] W_j) A_tᵀ``."""
@@ -87,10 +89,10 @@ class LearnableOperator:
         )
         return Operator(self.start.family, self.start.small, self.start.large, terms, self.start.eps_scale)
 
-    def _add(self, array: Floats) -> None:
+    def _add(self, array: Floats, *, learned: bool) -> None:
         if id(array) not in self._learned:
             values = torch.tensor(array, dtype=torch.float32, device=self.device)
-            self._learned[id(array)] = torch.nn.Parameter(values)
+            self._learned[id(array)] = torch.nn.Parameter(values, requires_grad=learned)
 
     def _leaf(self, array: Floats) -> Tensor:
         return self._learned[id(array)]
