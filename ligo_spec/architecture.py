@@ -58,7 +58,7 @@ class Architecture:
         sizes = _read_sizes(family, config, where, problems)
         flags = _read_flags(family, config, sizes, where, problems)
         if not problems:
-            problems = [Problem(where, text) for text in indivisible(family, sizes)]
+            problems = [Problem(where, text) for text in wrong_sizes(family, sizes)]
         if problems:
             raise InputError(problems)
         frozen = MappingProxyType(dict(config)), MappingProxyType(sizes), MappingProxyType(flags)
@@ -89,6 +89,12 @@ class Architecture:
     def shape(self, template: str) -> tuple[int | None, ...]:
         """The shape of a canonical tensor; None for a side that only the file knows."""
         return tuple(self.width(dim.space) for dim in self.family.tensors[template].touches)
+
+    def experts(self, template: str) -> int:
+        """How many experts a tensor holds, one slice each: its first dimension."""
+        count = self.shape(template)[0]
+        assert count is not None, "the rules of families want a size there"
+        return count
 
     def layers_of(self, template: str) -> list[int | None]:
         """The layers that have a tensor; None for one outside the layers."""
@@ -145,16 +151,17 @@ class Architecture:
             InputError: A size shrinks, is too large, or does not divide. All problems at once.
         """
         sizes = self._grown_sizes(target)
-        problems = [Problem("", text) for text in indivisible(self.family, sizes)]
+        problems = [Problem("", text) for text in wrong_sizes(self.family, sizes)]
         problems += [
             Problem("", f"{name}: large {value} is smaller than small {self.sizes[name]}; growth cannot shrink an axis")
             for name, value in sizes.items()
             if value < self.sizes[name]
         ]
+        limits = _limits(self.family)
         problems += [
-            Problem("", f"{name}: {value} is too large; at most {_limit(self.family, name) - 1}")
+            Problem("", f"{name}: {value} is too large; at most {limits[name] - 1}")
             for name, value in sizes.items()
-            if value >= _limit(self.family, name)
+            if value >= limits[name]
         ]
         problems += [
             Problem("", f"{' and '.join(flag.differ)} {'differ' if was else 'are equal'}; the large model's must too")
@@ -196,13 +203,19 @@ class Architecture:
         return changed
 
 
-def indivisible(family: Family, sizes: Mapping[str, int]) -> list[str]:
-    """The divisibility rules of the family that ``sizes`` break, as messages."""
-    return [
+def wrong_sizes(family: Family, sizes: Mapping[str, int]) -> list[str]:
+    """The rules of the family that ``sizes`` break, as messages: what divides what, no more experts chosen than are."""
+    wrong = [
         f"{small} {sizes[small]} does not divide {big} {sizes[big]}"
         for small, big in family.divides
         if sizes[big] % sizes[small]
     ]
+    wrong += [
+        f"{chosen} {sizes[chosen]} is more than {experts} {sizes[experts]}"
+        for chosen, experts in family.routed
+        if sizes[chosen] > sizes[experts]
+    ]
+    return wrong
 
 
 def _in_order(family: Family) -> list[str]:
@@ -226,6 +239,7 @@ def _in_order(family: Family) -> list[str]:
 
 def _read_sizes(family: Family, config: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, int]:
     sizes: dict[str, int] = {}
+    limits = _limits(family)
     for name in _in_order(family):
         rule = family.sizes[name]
         value = config.get(rule.config) if rule.config is not None else None
@@ -233,7 +247,7 @@ def _read_sizes(family: Family, config: Mapping[str, Any], where: str, problems:
             if not expressions.names_in(rule.default) <= sizes.keys():
                 continue  # what it needs is already a problem
             value = expressions.evaluate(rule.default, sizes)
-        limit = _limit(family, name)
+        limit = limits[name]
         if type(value) is not int or not 1 <= value < limit:
             rest = f"must be an integer from 1 to {limit - 1}, found {printable(repr(value))}"
             problems.append(Problem(where, f"{_key(name, rule)} {'is missing' if value is None else rest}"))
@@ -275,8 +289,10 @@ def wrong_lists(architecture: Architecture) -> list[str]:
     return wrong
 
 
-def _limit(family: Family, name: str) -> int:
-    return MAX_LAYERS if name in {stack.count for stack in family.stacks.values()} else MAX_SIZE
+def _limits(family: Family) -> dict[str, int]:
+    """What every size must stay below; layers and experts are counted out, tensor by tensor."""
+    counted = {stack.count for stack in family.stacks.values()} | {experts for _, experts in family.routed}
+    return {name: MAX_LAYERS if name in counted else MAX_SIZE for name in family.sizes}
 
 
 def _key(name: str, rule: SizeRule) -> str:

@@ -1,6 +1,6 @@
 """The certificate: is the grown model the small model's function, exactly? Read off the matrices, no data.
 
-Six conditions (SPEC.md section 5). ``certify`` returns those that are broken, each with the place and the size of
+Seven conditions (SPEC.md section 5). ``certify`` returns those that are broken, each with the place and the size of
 the error; an empty list means lossless. Rows of a space that nothing reads are free.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ligo_spec.certify_attention import rows_in_use, rows_read, wrong_heads
 from ligo_spec.certify_norms import NormPart, heads, whole
+from ligo_spec.certify_routing import wrong_routing
 from ligo_spec.family import Family, Role
 from ligo_spec.maps import Map, equal, gram_error, scaled
 from ligo_spec.measures import (
@@ -26,7 +27,7 @@ from ligo_spec.measures import (
     sum_error,
 )
 from ligo_spec.operator import Growth, Mix, Operator, Term
-from ligo_spec.relations import Attention, Multiplier, Norm, Scale
+from ligo_spec.relations import Attention, Multiplier, Norm, Routing, Scale
 
 TOLERANCE = 1e-7
 """Errors up to here are rounding: weights such as √(d/d') are not exact in float64, their squares are compared."""
@@ -55,7 +56,7 @@ VANISHING = frozenset(
 )
 """Activation functions with f(0) = 0, by their names in Hugging Face configs."""
 
-Condition = Literal["form", "reading", "activation", "norm", "attention", "tie", "depth", "index"]
+Condition = Literal["form", "reading", "activation", "norm", "attention", "routing", "tie", "depth", "index"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class _Checks:
             yield from self._multiplier(multiplier)
         for attention in self.family.relations.attention:
             yield from self._attention(attention)
+        for routing in self.family.relations.routing:
+            yield from self._routing(routing)
         yield from self._ties()
         yield from self._depth()
 
@@ -305,6 +308,14 @@ class _Checks:
             if worst[1] > TOLERANCE:
                 yield Broken("attention", _place(attention.query, layer), worst[0], worst[1])
                 return
+
+    def _routing(self, routing: Routing) -> Iterator[Broken]:
+        """Condition 7: every expert is copied equally often, and as many more are chosen (SPEC 5.8)."""
+        for layer in self._layers(routing.space):
+            for text, error in wrong_routing(self.growth, self.term, routing, layer):
+                if error > TOLERANCE:
+                    yield Broken("routing", _place(routing.space, layer), text, error)
+                    return
 
     def _ties(self) -> Iterator[Broken]:
         """Condition 5: tied tensors get the same grown value."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,7 +17,6 @@ from ligo_spec.layer_kinds import grown_lists
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 from ligo_spec.operator import Growth, Operator, Term
 from ligo_spec.outputs import Outputs, plan_outputs
-from ligo_spec.recipe import TensorRecipe, grown_shape
 
 MAX_EPS = 1e30
 """No norm has an epsilon of this size; what is scaled stays below, and so a number."""
@@ -175,24 +174,28 @@ def structure(map_: Map) -> str:
 
 
 def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[TensorChange]:
-    shapes: dict[str, TensorChange] = {}
-    for slot in outputs.slots.values():
-        for name, template in zip(slot.holds, slot.canonical, strict=True):
-            if template in shapes:
-                continue
-            recipe = outputs.recipes[name]
-            small = outputs.small.shape(recipe.sources[0])
-            count = len(growth.large.layers_of(template))
-            shapes[template] = TensorChange(template, small, grown_shape(recipe, small), count, _how(recipe, operator))
-    return [shapes[template] for template in growth.small.family.tensors if template in shapes]
+    small = outputs.small
+    held = [pair for slot in small.binding.slots.values() for pair in zip(slot.canonical, slot.names, strict=True)]
+    shapes = {template: small.shape(name) for template, name in dict(held).items()}
+    layers = {template: slot.layer for slot in outputs.slots.values() for template in slot.canonical}
+    family = growth.small.family
+    changes = []
+    for template in (name for name in family.tensors if name in layers):
+        term = operator.terms_of(template)[0]
+        maps = [term.map(*dim, layers[template]) for dim in family.tensors[template].touches]
+        sides = zip(shapes[template], maps, strict=True)
+        large = tuple(side if isinstance(map_, Identity) else map_.shape[0] for side, map_ in sides)
+        count = len(growth.large.layers_of(template))
+        changes.append(TensorChange(template, shapes[template], large, count, _how(template, maps, term)))
+    return changes
 
 
-def _how(recipe: TensorRecipe, operator: Operator) -> str:
-    maps = [structure(map_) for map_ in recipe.terms[0].maps if map_ is not None]
-    widened = " × ".join(maps) if maps else "as it is"
-    if LAYER not in recipe.template:
+def _how(template: str, maps: Sequence[Map], term: Term) -> str:
+    changed = [structure(map_) for map_ in maps if not isinstance(map_, Identity)]
+    widened = " × ".join(changed) if changed else "as it is"
+    if LAYER not in template:
         return widened
-    mix = operator.terms_of(recipe.template)[0].mix(recipe.template)
+    mix = term.mix(template)
     one_hot = bool((((mix == 0) | (mix == 1)).all()) and (mix.sum(axis=1) <= 1).all())
     return f"{widened}, layer {'copied' if one_hot else 'mixed'}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -20,8 +21,7 @@ def names_in(expression: str) -> set[str]:
     Raises:
         ValueError: It is not integer arithmetic (``+ - * //``, names, integers, parentheses).
     """
-    tree = _parse(expression)
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return set(_names(expression))
 
 
 def evaluate(expression: str, sizes: Mapping[str, int]) -> int:
@@ -33,6 +33,12 @@ def evaluate(expression: str, sizes: Mapping[str, int]) -> int:
     return _value(_parse(expression).body, sizes, expression)
 
 
+@lru_cache(maxsize=1024)
+def _names(expression: str) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name))
+
+
+@lru_cache(maxsize=1024)
 def _parse(expression: str) -> ast.Expression:
     if len(expression) > 200:
         raise ValueError("an expression has at most 200 characters")

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_v
 from ligo_spec import expressions, family_rules
 from ligo_spec.documents import Document, Misfit, load, loads
 from ligo_spec.errors import InputError, PlanError
-from ligo_spec.file_layout import Entry, Layout
+from ligo_spec.file_layout import EXPERT, Entry, Layout
 from ligo_spec.relations import NumberRule, Relations, holds
 
 AnyDocument = TypeVar("AnyDocument", bound=Document)
@@ -243,6 +243,12 @@ class Family(Document):
         """The stack that a per-layer list is about."""
         return self.layer_lists[key].stack or next(iter(self.stacks))
 
+    @property
+    def routed(self) -> tuple[tuple[str, str], ...]:
+        """Sizes of every routing, each pair once: how many experts are chosen, and how many there are."""
+        pairs = ((item.chosen, self.spaces[item.space].axes[0]) for item in self.relations.routing)
+        return tuple(dict.fromkeys(pairs))
+
     def in_layer(self, template: str, layer: int | None) -> bool:
         """Whether a layer has the tensor (outside the layers: yes)."""
         return layer is None or layer not in self.tensors[template].not_in
@@ -345,12 +351,18 @@ def at_layer(template: str, layer: int | None) -> str:
     return template if layer is None else template.replace(LAYER, str(layer))
 
 
+def piece(name: str, expert: int) -> str:
+    """The slice of a canonical tensor that is one expert's: ``layers.0.experts.up.weight[3]``."""
+    return f"{name}[{expert}]"
+
+
 @lru_cache(maxsize=4096)
 def template_pattern(template: str) -> re.Pattern[str]:
-    """An anchored pattern for a name with ``{i}``; the group ``i`` is the layer index."""
-    before, found, after = template.partition(LAYER)
-    number = r"(?P<i>0|[1-9][0-9]{0,5})" if found else ""
-    return re.compile(re.escape(before) + number + re.escape(after))
+    """An anchored pattern for a name with ``{i}`` and ``{e}``; groups ``i`` and ``e`` are the layer and the expert."""
+    pattern = re.escape(template)
+    for mark, group in ((LAYER, "i"), (EXPERT, "e")):
+        pattern = pattern.replace(re.escape(mark), rf"(?P<{group}>0|[1-9][0-9]{{0,5}})", 1)
+    return re.compile(pattern)
 
 
 def family_names() -> list[str]:

@@ -26,7 +26,8 @@ class FamilyRow:
         name: Its ``model_type``.
         grows: Sizes that a target may name.
         lossless: For every width method that can keep the function, the sizes that it can grow so, each alone or with
-            sizes that it divides or is divided by; for ``hypercloning`` by integer factors.
+            sizes that it divides or is divided by, or that experts are chosen by; for ``hypercloning`` by integer
+            factors.
     """
 
     name: str
@@ -49,8 +50,8 @@ def _row(family: Family) -> FamilyRow:
 
 
 def _keeps(family: Family, method: str, size: str) -> bool:
-    """Whether growing ``size``, alone or with sizes that it divides or is divided by, can keep the function."""
-    allowed = {size}.union(*(pair for pair in family.divides if size in pair))
+    """Whether growing ``size``, alone or with sizes that a rule of the family links to it, can keep the function."""
+    allowed = {size}.union(*(pair for pair in (*family.divides, *family.routed) if size in pair))
     for growth in _growths(family, size):
         if not _grown_sizes(growth) <= allowed:
             continue

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ligo_spec import expressions
+from ligo_spec.file_layout import EXPERT
 from ligo_spec.relations import NOT, SPACES
 
 if TYPE_CHECKING:
     from ligo_spec.documents import Misfit
     from ligo_spec.family import Family
+    from ligo_spec.file_layout import Entry
 
 LAYER = "{i}"
 ROLES = ("out", "in", "gain")
@@ -25,6 +27,7 @@ def misfits(family: Family) -> Iterator[Misfit]:
     yield from _layer_lists(family)
     yield from _spaces(family)
     yield from _relations(family)
+    yield from _routing(family)
     yield from _tensors(family)
     yield from _layouts(family)
 
@@ -128,17 +131,27 @@ def _relations(family: Family) -> Iterator[Misfit]:
                     yield place, f"no space is named {getattr(item, key)!r}"
             if getattr(item, "gain", None) not in (None, *family.tensors):
                 yield place, f"no tensor is named {item.gain!r}"
-            if getattr(item, "root_of", None) not in (None, *family.sizes):
-                yield place, f"no size is named {item.root_of!r}"
+            for key in ("root_of", "chosen"):
+                if getattr(item, key, None) not in (None, *family.sizes):
+                    yield place, f"no size is named {getattr(item, key)!r}"
             yield from (
                 (place, f"no tensor is named {n!r}") for n in getattr(item, "same", ()) if n not in family.tensors
             )
             yield from _condition(family, place, getattr(item, "when", None))
 
 
+def _routing(family: Family) -> Iterator[Misfit]:
+    for number, item in enumerate(family.relations.routing):
+        space = family.spaces.get(item.space)
+        if space is not None and (len(space.axes) != 1 or "*" in space.axes):
+            yield ("relations", "routing", number), f"{item.space!r} must have one axis, a size"
+
+
 def _tensors(family: Family) -> Iterator[Misfit]:
     for name, tensor in family.tensors.items():
         place = "tensors", name
+        if EXPERT in name:
+            yield place, f"{EXPERT} stands in names of files only; here the experts are a dimension"
         if name.count(LAYER) > 1:
             yield place, f"a name has {LAYER} at most once"
         stack = family.stack_of(name)
@@ -175,6 +188,19 @@ def _layouts(family: Family) -> Iterator[Misfit]:
                 yield place, "must split into as many parts as it is tensors"
             if {LAYER in name for name in entry.is_} != {LAYER in key} or key.count(LAYER) > 1:
                 yield place, f"{LAYER} stands once in the names on both sides, or in none"
+            if EXPERT in key:
+                yield from ((place, text) for text in _pieces(family, key, entry))
         for name in family.tensors:
             if name not in claimed:
                 yield ("layouts", layout_name, "tensors"), f"{name!r} has no place in a file"
+
+
+def _pieces(family: Family, key: str, entry: Entry) -> Iterator[str]:
+    """What is wrong with an entry that holds one expert: a slice of the first dimension of its tensors."""
+    if key.count(EXPERT) > 1:
+        yield f"a name has {EXPERT} at most once"
+    tensors = [family.tensors[name] for name in entry.is_ if name in family.tensors]
+    first = {tensor.dims[0].partition(".")[0] for tensor in tensors}
+    routed = {item.space for item in family.relations.routing}
+    if any(len(tensor.dims) < 2 for tensor in tensors) or not (len(first) == 1 and first <= routed):
+        yield f"{EXPERT} is one of the experts: the first of two dimensions or more, a space that a routing names"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from ligo_spec import expressions
-from ligo_spec.architecture import Architecture, indivisible
+from ligo_spec.architecture import Architecture, wrong_sizes
 from ligo_spec.errors import InputError
 from ligo_spec.family import Family, Space
 from ligo_spec.layer_kinds import fixed_kinds
@@ -28,6 +28,7 @@ def _configs(family: Family) -> list[dict[str, int]]:
     counts = {stack.count for stack in family.stacks.values()}
     divisors = {small for small, _ in family.divides}
     alike = {size for flag in family.flags.values() for size in flag.differ or ()}
+    chosen, experts = ({pair[side] for pair in family.routed} for side in (0, 1))
     turning = {family.spaces[a.query].axes[1] for a in family.relations.attention if a.rotary != "none"}
     values: dict[str, tuple[int, ...]] = {}
     for number, name in enumerate(rules):
@@ -35,6 +36,8 @@ def _configs(family: Family) -> list[dict[str, int]]:
             values[name] = (1, 2, 3) if len(counts) == 1 else (1, 2)
         elif name in turning:
             values[name] = (2, 4)
+        elif name in chosen or name in experts:
+            values[name] = (1, 2) if name in chosen else (2, 3)
         else:
             several = (4, 6, 16) if name in alike or _divided(family, name) else (5 + number,)
             values[name] = (1, 2, 4) if name in divisors else several
@@ -42,7 +45,7 @@ def _configs(family: Family) -> list[dict[str, int]]:
     for combination in product(*values.values()):
         stated = dict(zip(values, combination, strict=True))
         sizes = _computed(family, stated)
-        if not indivisible(family, sizes) and not any(sizes[axis] % 2 for axis in turning):
+        if not wrong_sizes(family, sizes) and not any(sizes[axis] % 2 for axis in turning):
             found.append({rules[name].config or name: size for name, size in stated.items()})
     return found
 

@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from ligo_spec.documents import Document
 
+EXPERT = "{e}"
+"""Stands for the expert in the name of a tensor that holds one expert only: one slice of canonical tensors."""
+
 
 def _short_entry(value: Any) -> Any:
     return {"is": (value,)} if isinstance(value, str) else value
@@ -70,3 +73,9 @@ class Layout(Document):
     """By name in the file; where one name has several meanings, the first entry that holds."""
     drop: dict[str, str] = {}
     """Names that are no weights (buffers), and why they are not written."""
+
+    @property
+    def in_pieces(self) -> frozenset[str]:
+        """The canonical templates that a file holds expert by expert."""
+        named = (entry for key, choices in self.tensors.items() if EXPERT in key for entry in choices)
+        return frozenset(name for entry in named for name in entry.is_)

@@ -13,7 +13,10 @@ from ligo_spec.job import Small, open_model
 
 @dataclass(frozen=True)
 class TensorRow:
-    """A kind of tensor, folded over the layers: canonical name, name in the file, shape in canonical order."""
+    """A kind of tensor, folded over the layers: canonical name, name in the file, shape in canonical order.
+
+    Experts that a file holds one by one are one tensor, whose first side counts them.
+    """
 
     name: str
     file_name: str
@@ -76,7 +79,7 @@ def inspect(source: str | Path, *, family: str | None = None) -> Inspection:
 def _tensor_rows(small: Small) -> list[TensorRow]:
     rows: dict[str, TensorRow] = {}
     for slot in small.binding.slots.values():
-        for name, template in zip(slot.holds, slot.canonical, strict=True):
+        for name, template in zip(slot.names, slot.canonical, strict=True):
             count = len(small.architecture.layers_of(template))
             if template not in rows:
                 rows[template] = TensorRow(template, slot.template, small.shape(name), count, small.dtype(name))

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
@@ -82,14 +83,23 @@ class Small:
         return self.binding.sources()
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """The values of a canonical tensor, in the dtype of the file."""
-        key, part = self._sources[name]
-        parts: list[npt.NDArray[Any]] = unpack(self.checkpoint.read(key), self.binding.slots[key].steps)
-        return parts[part]
+        """The values of a canonical tensor or of one expert's slice, in the dtype of the file.
+
+        A whole tensor that lies in slices is put together in memory.
+        """
+        if name in self._sources:
+            key, part = self._sources[name]
+            parts: list[npt.NDArray[Any]] = unpack(self.checkpoint.read(key), self.binding.slots[key].steps)
+            return parts[part]
+        pieces = self.binding.pieces[name]
+        return np.stack([self.read(pieces[expert]) for expert in range(len(pieces))])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a canonical tensor."""
-        return self._shapes[name]
+        """The shape of a canonical tensor or of one expert's slice."""
+        if name in self._shapes:
+            return self._shapes[name]
+        pieces = self.binding.pieces[name]
+        return len(pieces), *self._shapes[pieces[0]]
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -101,8 +111,9 @@ class Small:
         return shapes
 
     def dtype(self, name: str) -> str:
-        """The dtype of a canonical tensor, as safetensors spells it."""
-        return self.checkpoint.tensors[self._sources[name][0]].dtype
+        """The dtype of a canonical tensor or of one expert's slice (the first's, of a whole one)."""
+        stored = name if name in self._sources else self.binding.pieces[name][0]
+        return self.checkpoint.tensors[self._sources[stored][0]].dtype
 
 
 def load_job(

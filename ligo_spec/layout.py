@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import accumulate
+from functools import cached_property
+from itertools import accumulate, islice
 from types import ModuleType
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ import numpy as np
 from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.errors import InputError, PlanError, Problem, printable
-from ligo_spec.family import LAYER, at_layer, template_pattern
-from ligo_spec.file_layout import Entry, Layout, Split, Step
+from ligo_spec.family import LAYER, at_layer, piece, template_pattern
+from ligo_spec.file_layout import EXPERT, Entry, Layout, Split, Step
 
 BASE = "{base}"
 """Stands for the prefix that a file uses throughout, or not at all."""
@@ -49,8 +50,9 @@ class Slot:
 
     Args:
         name: Name in the file, as the layout writes it (old names are read, new ones written).
-        template: The same with ``{i}`` for the layer.
+        template: The same with ``{i}`` for the layer and ``{e}`` for the expert.
         layer: The layer, or None.
+        expert: The expert, where it holds one slice of its canonical tensors; or None.
         declared: The steps as the family has them, from the file's side to the canonical one.
         steps: The same at the sizes of one model.
         canonical: Canonical templates, in the order of the split.
@@ -59,22 +61,36 @@ class Slot:
     name: str
     template: str
     layer: int | None
+    expert: int | None
     declared: tuple[Step, ...]
     steps: tuple[Turn, ...]
     canonical: tuple[str, ...]
 
     @property
-    def holds(self) -> tuple[str, ...]:
-        """Canonical names of the tensors."""
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of the tensors, whole ones."""
         return tuple(at_layer(template, self.layer) for template in self.canonical)
 
-    def at(self, layer: int) -> Slot:
-        """The same tensor in another layer."""
-        return replace(self, name=at_layer(self.template, layer), layer=layer)
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Canonical names of the tensors, or of the slices of them that it holds."""
+        return self.names if self.expert is None else tuple(piece(name, self.expert) for name in self.names)
+
+    def taken(self, canonical: Mapping[str, Any]) -> list[Any]:
+        """What it holds, out of whole canonical tensors."""
+        whole = [canonical[name] for name in self.names]
+        return whole if self.expert is None else [value[self.expert] for value in whole]
+
+    def at(self, layer: int | None, expert: int | None) -> Slot:
+        """The same tensor in another layer, or of another expert."""
+        name = at_layer(self.template, layer)
+        name = name if expert is None else name.replace(EXPERT, str(expert))
+        return replace(self, name=name, layer=layer, expert=expert)
 
     def sized(self, architecture: Architecture) -> Slot:
         """The same tensor at the sizes of another model of the family."""
-        return replace(self, steps=settled(self.declared, self.canonical, architecture))
+        steps = settled(self.declared, self.canonical, architecture, sliced=self.expert is not None)
+        return replace(self, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -92,23 +108,44 @@ class Binding:
     copied: tuple[str, ...] = ()
 
     def sources(self) -> dict[str, tuple[str, int]]:
-        """Canonical name -> (name in the file, which part of the split)."""
+        """Canonical name, of a slice where files hold those -> (name in the file, which part of the split)."""
         return {name: (key, part) for key, slot in self.slots.items() for part, name in enumerate(slot.holds)}
 
     def templates(self) -> list[str]:
         """The canonical templates that the file has, each once."""
         return list(dict.fromkeys(template for slot in self.slots.values() for template in slot.canonical))
 
+    def names(self) -> list[str]:
+        """The canonical names of the tensors, whole ones, each once."""
+        return list(dict.fromkeys(name for slot in self.slots.values() for name in slot.names))
+
+    @cached_property
+    def pieces(self) -> dict[str, dict[int, str]]:
+        """For every canonical tensor that lies in slices: the canonical name of each, by expert."""
+        found: dict[str, dict[int, str]] = {}
+        for slot in self.slots.values():
+            if slot.expert is not None:
+                for name, held in zip(slot.names, slot.holds, strict=True):
+                    found.setdefault(name, {})[slot.expert] = held
+        return found
+
+    @property
+    def in_pieces(self) -> set[str]:
+        """The canonical templates whose tensors lie in slices."""
+        return {template for slot in self.slots.values() if slot.expert is not None for template in slot.canonical}
+
 
 def slots_of(slot: Slot, architecture: Architecture) -> list[Slot]:
-    """A tensor of a file in every layer of a model that has it, at its sizes; itself where it is in no layer."""
-    if slot.layer is None:
-        return [slot.sized(architecture)]
-    return [slot.at(i).sized(architecture) for i in architecture.layers_of(slot.canonical[0]) if i is not None]
+    """A tensor of a file in every layer of a model that has it and of every expert, at its sizes."""
+    template, sized = slot.canonical[0], slot.sized(architecture)
+    experts: Iterable[int | None] = [None] if slot.expert is None else range(architecture.experts(template))
+    return [sized.at(layer, expert) for layer in architecture.layers_of(template) for expert in experts]
 
 
-def settled(steps: Sequence[Step], canonical: Sequence[str], architecture: Architecture) -> tuple[Turn, ...]:
-    """Steps at the sizes of a model: every part of a split is as long as its canonical tensor."""
+def settled(
+    steps: Sequence[Step], canonical: Sequence[str], architecture: Architecture, *, sliced: bool = False
+) -> tuple[Turn, ...]:
+    """Steps at the sizes of a model: every part of a split is as long as its canonical tensor, or the slice of it."""
     found: list[Turn] = []
     for number, step in enumerate(steps):
         if not isinstance(step, Split):
@@ -116,7 +153,7 @@ def settled(steps: Sequence[Step], canonical: Sequence[str], architecture: Archi
             continue
         axis = -1 if list(steps[number + 1 :]).count("transpose") % 2 else 0
         groups = 1 if step.per is None else architecture.sizes[step.per]
-        sides = [architecture.shape(template)[axis] for template in canonical]
+        sides = [architecture.shape(template)[1 if sliced else 0 :][axis] for template in canonical]
         found.append(Cut(tuple((side or 0) // groups for side in sides), groups))
     return tuple(found)
 
@@ -276,7 +313,7 @@ def examine(
             undeclared.append(name)
     binding = Binding(slots, dropped, tuple(copied))
     wrong_shapes = _wrong_shapes(architecture, binding, tensors)
-    return Findings(binding, tuple(undeclared), tuple(_wrong_set(architecture, binding)), wrong_shapes)
+    return Findings(binding, tuple(undeclared), tuple(_wrong_set(architecture, layout, binding)), wrong_shapes)
 
 
 def todays_name(layout: Layout, name: str) -> str:
@@ -309,10 +346,11 @@ def _slot(
         match = template_pattern(template).fullmatch(name)
         if match:
             layer = int(match["i"]) if LAYER in template else None
+            expert = int(match["e"]) if EXPERT in template else None
             entry = _entry(choices, architectures)
             if entry is None:
                 return None
-            return Slot(name, template, layer, entry.steps, settled(entry.steps, entry.is_, architecture), entry.is_)
+            return Slot(name, template, layer, expert, entry.steps, (), entry.is_).sized(architecture)
     return None
 
 
@@ -327,8 +365,8 @@ def _reason_to_drop(layout: Layout, base: str, name: str) -> str | None:
     return None
 
 
-def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
-    """Tensors that are missing, that come twice, or that lie in a layer the config does not have."""
+def _wrong_set(architecture: Architecture, layout: Layout, binding: Binding) -> list[str]:
+    """Tensors that are missing, that come twice, or that are of a layer or expert the config does not have."""
     counts = Counter(name for slot in binding.slots.values() for name in slot.holds)
     wrong = [f"{name} comes {count} times (an old and a new name?)" for name, count in counts.items() if count > 1]
     declared = architecture.family.tensors
@@ -336,12 +374,21 @@ def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
     groups = {declared[template].optional for template in present}
     for template, tensor in declared.items():
         together = isinstance(tensor.optional, str) and tensor.optional in groups
-        if template in present or not tensor.optional or together:
+        if template not in present and tensor.optional and not together:
+            continue
+        if template in layout.in_pieces and template in present:
+            wrong += _missing_experts(architecture, binding, template)
+        else:
             wrong += [f"tensor {name} is missing" for name in architecture.names(template) if name not in counts]
     for key, slot in binding.slots.items():
         stack = architecture.family.stack_of(slot.canonical[0])
         if slot.layer is not None and stack is not None and slot.layer >= architecture.depth(stack):
             wrong.append(f"{printable(key)} is in layer {slot.layer}, but there are {architecture.depth(stack)} layers")
+    wrong += [
+        f"{printable(key)} is expert {slot.expert}, but there are {count} experts"
+        for key, slot in binding.slots.items()
+        if slot.expert is not None and slot.expert >= (count := architecture.experts(slot.canonical[0]))
+    ]
     wrong += [
         f"{printable(key)} is in layer {slot.layer}, which has none in family {architecture.family.name}"
         for key, slot in binding.slots.items()
@@ -350,12 +397,26 @@ def _wrong_set(architecture: Architecture, binding: Binding) -> list[str]:
     return wrong
 
 
+def _missing_experts(architecture: Architecture, binding: Binding, template: str) -> list[str]:
+    """One message a tensor of which some slices are missing. A config may claim any number of experts."""
+    count, wrong = architecture.experts(template), []
+    for name in architecture.names(template):
+        there = binding.pieces.get(name, {})
+        missing = list(islice((expert for expert in range(count) if expert not in there), 4))
+        if not there:
+            wrong.append(f"tensor {name} is missing")
+        elif missing:
+            some = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+            wrong.append(f"tensor {name} has {count} experts; missing: {some}")
+    return wrong
+
+
 def _wrong_shapes(architecture: Architecture, binding: Binding, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     wrong: dict[str, str] = {}
     for key, slot in binding.slots.items():
         shapes = unpacked_shapes(tensors[key].shape, slot.steps)
         for part, template in enumerate(slot.canonical):
-            wanted = architecture.shape(template)
+            wanted = architecture.shape(template)[0 if slot.expert is None else 1 :]
             if shapes is None or not _fits(shapes[part], wanted):
                 found = tensors[key].shape if shapes is None else shapes[part]
                 text = f"{printable(key)} ({template}) has shape {found}, but the config's sizes give {wanted}"

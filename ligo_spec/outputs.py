@@ -69,9 +69,9 @@ def plan_outputs(small: Small, growth: Growth, operator: Operator, dtype: str = 
     Raises:
         InputError: The layers of one tensor have several dtypes, or one that cannot be mixed. All problems at once.
     """
-    recipes = {
-        recipe.name: recipe for recipe in compile_recipes(growth.small.family, operator, small.binding.templates())
-    }
+    binding = small.binding
+    compiled = compile_recipes(growth.small.family, operator, binding.templates(), binding.in_pieces)
+    recipes = {recipe.name: recipe for recipe in compiled}
     slots = {slot.name: slot for slot in _large_slots(small, growth)}
     problems: list[Problem] = []
     infos = {name: small.checkpoint.tensors[name] for name in small.binding.copied}

@@ -5,7 +5,7 @@ A recipe says: read these tensors, mix them, apply these maps. Planning needs no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ligo_spec.backend import Backend
 from ligo_spec.checkpoint import DTYPES, FLOATS
 from ligo_spec.errors import InputError, NumericalError, Problem
-from ligo_spec.family import Family, at_layer
+from ligo_spec.family import Family, at_layer, piece
 from ligo_spec.maps import Identity, Map, Select, as_select
 from ligo_spec.operator import Operator, Term
 
@@ -30,8 +30,8 @@ class RecipeTerm:
     """One term of a recipe.
 
     Args:
-        sources: Canonical names of small tensors, and the weight of each in the mix.
-        maps: One per dimension; None for the identity.
+        sources: Canonical names of small tensors, or of slices of them, and the weight of each in the mix.
+        maps: One per dimension of a source; None for the identity.
     """
 
     sources: tuple[tuple[str, float], ...]
@@ -76,15 +76,29 @@ class TensorRecipe:
         return len(self.terms) == 1 and self.terms[0].selections is not None
 
 
-def compile_recipes(family: Family, operator: Operator, templates: Iterable[str]) -> Iterator[TensorRecipe]:
-    """One recipe per large tensor, for the templates that the small model has, in the family's order."""
+def compile_recipes(
+    family: Family, operator: Operator, templates: Iterable[str], in_pieces: Collection[str] = ()
+) -> Iterator[TensorRecipe]:
+    """One recipe per large tensor, for the templates that the small model has, in the family's order.
+
+    Tensors of templates in ``in_pieces`` are made slice by slice along their first dimension, from slices of the small
+    ones, one recipe each: no recipe needs all experts because a file has them.
+    """
     wanted = set(templates)
     for template in family.tensors:
         if template not in wanted:
             continue
         for layer in family.layers_of(template, operator.large):
-            terms = tuple(_term(family, term, template, layer) for term in operator.terms_of(template))
-            yield TensorRecipe(at_layer(template, layer), template, terms, family.tensors[template].offset)
+            used = operator.terms_of(template)
+            terms = tuple(_term(family, term, template, layer) for term in used)
+            name, offset = at_layer(template, layer), family.tensors[template].offset
+            if template not in in_pieces:
+                yield TensorRecipe(name, template, terms, offset)
+                continue
+            first = [term.map(*family.tensors[template].touches[0], layer) for term in used]
+            for expert in range(first[0].shape[0]):
+                sliced = tuple(_slice(term, map_, expert) for term, map_ in zip(terms, first, strict=True))
+                yield TensorRecipe(piece(name, expert), template, sliced, offset)
 
 
 def grown_shape(recipe: TensorRecipe, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -132,6 +146,14 @@ def _term(family: Family, term: Term, template: str, layer: int | None) -> Recip
     there = [j for j in range(row.size) if family.in_layer(template, j)]
     used = [int(j) for j in np.flatnonzero(row)] or there[:1]  # a zero row still needs a tensor for the shape
     return RecipeTerm(tuple((at_layer(template, j), float(row[j])) for j in used), kept)
+
+
+def _slice(term: RecipeTerm, first: Map, expert: int) -> RecipeTerm:
+    """One slice of what a term gives along the first dimension, whose map takes small slices into the mix."""
+    row = first.rows(expert, expert + 1)[0]
+    used = np.flatnonzero(row) if row.any() else np.zeros(1, dtype=np.int64)  # as for a zero row of layers
+    sources = tuple((piece(name, int(e)), weight * float(row[e])) for name, weight in term.sources for e in used)
+    return RecipeTerm(sources, term.maps[1:])
 
 
 def _run_term(term: RecipeTerm, ready: dict[str, Any], backend: Backend[Any]) -> Any:

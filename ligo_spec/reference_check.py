@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ligo_spec import reference
 from ligo_spec.backend import Backend
 from ligo_spec.errors import VerificationError
-from ligo_spec.family import Family, at_layer
+from ligo_spec.family import Dim, Family, at_layer, piece
 from ligo_spec.maps import Identity, dense
 from ligo_spec.operator import Operator, Term
 from ligo_spec.outputs import Outputs
@@ -22,7 +22,9 @@ Array = npt.NDArray[np.float64]
 
 
 def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any]) -> float:
-    """The largest error of one tensor of every kind (that of the last layer), in units of its rounding bound.
+    """The largest error of one tensor of every kind, in units of its rounding bound.
+
+    It is that of the last layer; of tensors in slices, the last expert's.
 
     Raises:
         VerificationError: It is above 1: the backend does not compute the equation.
@@ -32,8 +34,10 @@ def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any])
     for template in outputs.small.binding.templates():
         layer = family.layers_of(template, operator.large)[-1]
         name = at_layer(template, layer)
+        expert = _last_expert(operator, family, template, layer) if name not in outputs.recipes else None
+        name = name if expert is None else piece(name, expert)
         got = run(outputs.recipes[name], outputs.small.read, backend)
-        want, bound = _expected(family, operator, template, layer, outputs, got.dtype)
+        want, bound = _expected(family, operator, template, layer, expert, outputs, got.dtype)
         error = float((np.abs(got.astype(np.float64) - want) / bound).max(initial=0.0))
         if error > worst:
             worst, where = error, name
@@ -42,31 +46,62 @@ def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any])
     return worst
 
 
+def _last_expert(operator: Operator, family: Family, template: str, layer: int | None) -> int:
+    return operator.terms[0].map(*family.tensors[template].touches[0], layer).shape[0] - 1
+
+
 def _expected(
-    family: Family, operator: Operator, template: str, layer: int | None, outputs: Outputs, dtype: np.dtype[Any]
+    family: Family,
+    operator: Operator,
+    template: str,
+    layer: int | None,
+    expert: int | None,
+    outputs: Outputs,
+    dtype: np.dtype[Any],
 ) -> tuple[Array, Array]:
-    """The reference's value and the bound on rounding: the same equation on absolute values."""
+    """The reference's value and the bound on rounding: the same equation on absolute values.
+
+    Of a tensor in slices, only those are read that the slice of ``expert`` is made of; the first map is that slice's
+    row, so the result is the equation's, of one entry along the first dimension.
+    """
+    touches = family.tensors[template].touches
     layers = family.layers_of(template, operator.small)
     names = [at_layer(template, j) for j in layers]
+    used = None if expert is None else _used_experts(operator, touches[0], layer, expert)
     offset = family.tensors[template].offset
-    stored = np.stack([outputs.small.read(name).astype(np.float64) for name in names])
+    stored = np.stack([_stored(outputs, name, used).astype(np.float64) for name in names])
     stack, absolute = stored + offset, np.abs(stored) + abs(offset)
     value: Array = np.zeros(1)
     size: Array = np.zeros(1)
     terms = 4
     for term in operator.terms_of(template):
         row = np.ones((1, 1)) if layer is None else _row(term, template, layer, layers)
-        maps = [_dense(term, dim.space, dim.role, layer) for dim in family.tensors[template].touches]
+        maps = [_dense(term, dim.space, dim.role, layer) for dim in touches]
+        if expert is not None:
+            maps[0] = term.map(*touches[0], layer).rows(expert, expert + 1)[:, used]
         value = value + reference.widen(reference.mix_layers(stack, row)[0], maps)
         sizes = [None if matrix is None else np.abs(matrix) for matrix in maps]
         size = size + reference.widen(reference.mix_layers(absolute, np.abs(row))[0], sizes)
         terms += row.shape[1] + sum(0 if matrix is None else matrix.shape[1] for matrix in maps)
+    value, size = (value, size) if expert is None else (value[0], size[0])
     return value - offset, rounding_bound(size + abs(offset), terms, dtype)
 
 
 def _row(term: Term, template: str, layer: int, layers: Sequence[int | None]) -> Array:
     """One layer's row of a depth map, ``(1, len(layers))``, at the layers that have the tensor."""
     return term.mix(template)[layer : layer + 1, [j for j in layers if j is not None]].astype(np.float64)
+
+
+def _used_experts(operator: Operator, dim: Dim, layer: int | None, expert: int) -> list[int]:
+    """The small experts that a large one is made of; the first where it is made of none."""
+    rows = np.concatenate([term.map(*dim, layer).rows(expert, expert + 1) for term in operator.terms])
+    return np.flatnonzero(rows.any(axis=0)).tolist() or [0]
+
+
+def _stored(outputs: Outputs, name: str, used: list[int] | None) -> npt.NDArray[Any]:
+    """A small tensor, or the slices of some of its experts."""
+    read = outputs.small.read
+    return read(name) if used is None else np.stack([read(piece(name, expert)) for expert in used])
 
 
 def rounding_bound(size: Array, terms: int, dtype: np.dtype[Any]) -> Array:

@@ -106,6 +106,19 @@ class Activation(Relation):
     """A flag, or ``not`` and a flag: the function is there when it holds."""
 
 
+class Routing(Relation):
+    """A softmax over experts: each token goes to the few that have most of it, which add up weighted by it."""
+
+    space: str
+    """The experts: a space of one axis."""
+    chosen: str
+    """The size that says how many experts a token is given to."""
+    normalized: bool = False
+    """The weights of those chosen are divided by their sum."""
+    when: str | None = None
+    """A flag, or ``not`` and a flag: experts are chosen so when it holds."""
+
+
 class Scale(Link):
     """An elementwise product with a learned vector, from one space to another (LayerScale)."""
 
@@ -134,6 +147,7 @@ class Relations(Document):
     norms: tuple[Norm, ...] = ()
     attention: tuple[Attention, ...] = ()
     activations: tuple[Activation, ...] = ()
+    routing: tuple[Routing, ...] = ()
     scales: tuple[Scale, ...] = ()
     multipliers: tuple[Multiplier, ...] = ()
     ties: tuple[Tie, ...] = ()

@@ -6,7 +6,7 @@ generator of that seed, normal and never constant, because constant or symmetric
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.backend import Backend
 from ligo_spec.draws import Draws
 from ligo_spec.errors import LigoError
-from ligo_spec.family import Family, FlagRule, at_layer, family_names, load_family
+from ligo_spec.family import Family, FlagRule, at_layer, family_names, load_family, piece, template_pattern
 from ligo_spec.family_sizes import index_sizes, small_configs, small_targets, turns_pairs
 from ligo_spec.layer_kinds import fixed_kinds, same_kind
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
@@ -410,12 +410,25 @@ def _check_operators(backend: Backend[Any], data: st.DataObject) -> None:
 def _check_operator(backend: Backend[Any], data: st.DataObject, growth: Growth, operator: Operator) -> None:
     family = growth.small.family
     small = random_small(growth.small, data.draw(_SEEDS), data.draw(_DTYPES))
+    dtype = next(iter(small.values())).dtype
     wanted = expected(family, operator, small)
-    for recipe in compile_recipes(family, operator, family.tensors):
-        value, bound = wanted.pop(recipe.name)
-        dtype = small[recipe.sources[0]].dtype
-        _assert_close(run(recipe, small.__getitem__, backend), value, bound, dtype, recipe.name)
-    assert not wanted, f"no recipe for {', '.join(wanted)}"
+    sliced = set().union(*(layout.in_pieces for layout in family.layouts.values()))
+    for in_pieces in [set(), sliced] if sliced else [set()]:
+        stored, left = _in_pieces(small, in_pieces), _in_pieces(wanted, in_pieces)
+        for recipe in compile_recipes(family, operator, family.tensors, in_pieces):
+            value, bound = left.pop(recipe.name)
+            _assert_close(run(recipe, stored.__getitem__, backend), value, bound, dtype, recipe.name)
+        assert not left, f"no recipe for {', '.join(left)}"
+
+
+def _in_pieces(tensors: Mapping[str, Any], templates: Collection[str]) -> dict[str, Any]:
+    """The same tensors, or pairs of them, with those of ``templates`` cut into slices of their first dimension."""
+    found = dict(tensors)
+    for name in [name for template in templates for name in tensors if template_pattern(template).fullmatch(name)]:
+        whole = found.pop(name)
+        slices = zip(*whole, strict=True) if isinstance(whole, tuple) else whole
+        found |= {piece(name, number): value for number, value in enumerate(slices)}
+    return found
 
 
 def _assert_close(found: Array, want: Array, bound: Array, dtype: Any, what: str) -> None:

@@ -68,6 +68,11 @@ ROWS = {
         "MistralForCausalLM",
         {**DECODER, "sliding_window": 3},
     ),
+    "mixtral": Row(
+        classes("Mixtral", "Model", "ForCausalLM", *TASKS),
+        "MixtralForCausalLM",
+        {**DECODER, "sliding_window": 3},
+    ),
     "qwen2": Row(
         classes("Qwen2", "Model", "ForCausalLM", *TASKS),
         "Qwen2ForCausalLM",

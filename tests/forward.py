@@ -45,7 +45,7 @@ def outputs(
     infos = {key: TensorInfo(key, "F64", tuple(place.shape)) for key, place in places.items()}
     flat = torch.full((sum(value.numel() for value in model.parameters()),), torch.nan, dtype=getattr(torch, dtype))
     for key, slot in bind(architecture, infos, name).slots.items():
-        flat[places[key]] = torch.tensor(pack([weights[part] for part in slot.holds], slot.steps), dtype=flat.dtype)
+        flat[places[key]] = torch.tensor(pack(slot.taken(weights), slot.steps), dtype=flat.dtype)
     parts = flat.split([value.numel() for value in model.parameters()])
     parameters = {
         key: part.reshape(value.shape) for (key, value), part in zip(model.named_parameters(), parts, strict=True)
@@ -110,6 +110,7 @@ def _model(family: str, config: str, dtype: str) -> Any:
         with all_in(dtype):  # constants and tables of rotary frequencies are made here
             made = transformers.AutoConfig.for_model(family, **options)
             made._attn_implementation = "eager"
+            made._experts_implementation = "eager"
             return getattr(transformers, ROWS[family].head)(made).eval()
     finally:
         torch.set_default_dtype(default)

@@ -20,8 +20,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ligo_spec.architecture import Architecture
-from ligo_spec.family import at_layer, load_family
-from ligo_spec.layout import BASE, pack, settled
+from ligo_spec.family import load_family
+from ligo_spec.file_layout import EXPERT
+from ligo_spec.layout import BASE, Slot, pack, slots_of
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -137,13 +138,11 @@ def arrays(
             declared = [family.tensors[template] for template in entry.is_]
             if not all(not d.optional or t in heads for d, t in zip(declared, entry.is_, strict=True)):
                 continue
-            steps = settled(entry.steps, entry.is_, architecture)
-            for layer in architecture.layers_of(entry.is_[0]):
-                parts = [
-                    generator.standard_normal([side or 3 for side in architecture.shape(template)]).astype(dtype)
-                    for template in entry.is_
-                ]
-                made[at_layer(name.replace(BASE, base), layer)] = np.ascontiguousarray(pack(parts, steps))
+            slot = Slot("", name.replace(BASE, base), None, 0 if EXPERT in name else None, entry.steps, (), entry.is_)
+            for one in slots_of(slot, architecture):
+                shapes = [architecture.shape(template)[0 if one.expert is None else 1 :] for template in entry.is_]
+                parts = [generator.standard_normal([side or 3 for side in shape]).astype(dtype) for shape in shapes]
+                made[one.name] = np.ascontiguousarray(pack(parts, one.steps))
     return made
 
 

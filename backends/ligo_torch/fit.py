@@ -78,7 +78,7 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
         raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
     tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
-    small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.sources()}
+    small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
     family, term = task.growth.small.family, task.operator.terms[0]
     allowed = {stack: same_kind(task.growth, stack, sources(term, task.growth, stack)) for stack in family.stacks}
     learned = LearnableOperator(family, task.operator, small, allowed, task.frozen)

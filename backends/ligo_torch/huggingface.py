@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import transformers
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from ligo_spec.architecture import Architecture
 from ligo_spec.errors import InputError, PlanError
@@ -22,6 +23,9 @@ Batch = Mapping[str, Tensor]
 UNSAFE_KEYS = ("auto_map", "quantization_config")
 """Keys of a config that could name code, or that describe a file and not a model."""
 
+GROUPED_BYTES = 16
+"""Rows and columns of matrices in torch's grouped products are whole multiples of so many bytes."""
+
 _CLASSES = {"causal_lm": transformers.AutoModelForCausalLM, "masked_lm": transformers.AutoModelForMaskedLM}
 
 
@@ -30,6 +34,14 @@ def config_of(architecture: Architecture) -> transformers.PreTrainedConfig:
     kept = {k: v for k, v in architecture.config.items() if not k.startswith("_") and k not in UNSAFE_KEYS}
     model_type = kept.pop("model_type", architecture.family.name)
     return transformers.AutoConfig.for_model(model_type, **kept)
+
+
+def runnable(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """The model; where its experts' sizes are none for the library's grouped products, they run one after another."""
+    experts = [value for value in model.parameters() if value.ndim == 3]
+    if any(side * value.element_size() % GROUPED_BYTES for value in experts for side in value.shape[1:]):
+        model.set_experts_implementation("eager")
+    return model
 
 
 def choose_objective(asked: str, architectures: Sequence[str]) -> Objective:
@@ -50,6 +62,24 @@ def choose_objective(asked: str, architectures: Sequence[str]) -> Objective:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A parameter that files hold in several tensors, as the library puts together experts, gates and the like.
+
+    Args:
+        slots: Those tensors.
+        order: For every entry of the parameter, its place among all entries of those tensors, one after the other.
+    """
+
+    slots: Sequence[Slot]
+    order: Tensor
+
+    def value(self, canonical: Mapping[str, Tensor]) -> Tensor:
+        """The parameter, from canonical tensors."""
+        stored = [pack(slot.taken(canonical), slot.steps, torch).flatten() for slot in self.slots]
+        return torch.cat(stored)[self.order]
+
+
 @dataclass(frozen=True)
 class FunctionalModel:
     """A library model that is called with parameters from outside.
@@ -57,16 +87,19 @@ class FunctionalModel:
     Args:
         model: The module, in evaluation mode (no dropout); its own parameters are never used.
         slots: How canonical tensors lie in the module's parameters.
+        fused: Parameters that files hold in several tensors, by name.
         objective: What its loss is.
     """
 
     model: torch.nn.Module
     slots: Sequence[Slot]
+    fused: Mapping[str, Fused]
     objective: Objective
 
     def parameters(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The module's parameters by its own names, from canonical tensors."""
-        return {slot.name: pack([canonical[name] for name in slot.holds], slot.steps, torch) for slot in self.slots}
+        own = {slot.name: pack(slot.taken(canonical), slot.steps, torch) for slot in self.slots}
+        return own | {name: fused.value(canonical) for name, fused in self.fused.items()}
 
     def predicted(self, batch: Batch) -> int:
         """How many tokens a batch predicts; a causal model drops the first label of every window."""
@@ -92,14 +125,32 @@ def functional_model(
         InputError: The checkpoint lacks a tensor that the objective needs (its head).
     """
     model = _CLASSES[objective].from_config(config_of(architecture), dtype=torch.float32)
-    model = model.to(device).eval().requires_grad_(False)
+    model = runnable(model.to(device).eval().requires_grad_(False))
     names = [name for name, _ in model.named_parameters()]
     slots = _slots_for(architecture, binding, names)
     covered = {slot.name for slot in slots}
-    missing = [name for name in names if name not in covered]
+    fused = {name: _fused(architecture, binding, model, name) for name in names if name not in covered}
+    missing = [name for name, made in fused.items() if made is None]
     if missing:
         raise InputError(f"the checkpoint has no {', '.join(missing[:5])}, which {objective} needs")
-    return FunctionalModel(model, slots, objective)
+    return FunctionalModel(model, slots, {name: made for name, made in fused.items() if made is not None}, objective)
+
+
+def _fused(architecture: Architecture, binding: Binding, model: torch.nn.Module, name: str) -> Fused | None:
+    """How the tensors of a file make up a parameter of the module; None where the checkpoint has them not all.
+
+    The library is asked to take the parameter apart as it would for a file, with numbers of places for values.
+    """
+    shape = model.get_parameter(name).shape
+    places = torch.arange(shape.numel()).reshape(shape)
+    held = revert_weight_conversion(model, {name: places})
+    wanted = list(held)
+    slots = {slot.name: slot for slot in _slots_for(architecture, binding, wanted)}
+    if not held.keys() <= slots.keys():
+        return None
+    order = torch.cat([held[key].flatten() for key in wanted]).argsort().reshape(shape)
+    device = next(model.parameters()).device
+    return Fused([slots[key] for key in wanted], order.to(device))
 
 
 def _slots_for(architecture: Architecture, binding: Binding, names: Sequence[str]) -> list[Slot]:

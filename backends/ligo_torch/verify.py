@@ -19,7 +19,7 @@ from ligo_spec.operator_file import load_operator
 from ligo_spec.plan import TextData
 from ligo_spec.verify import Verification
 from ligo_torch.backend import apply_map
-from ligo_torch.huggingface import config_of
+from ligo_torch.huggingface import config_of, runnable
 from ligo_torch.text import read_tokens, windows
 
 BATCH = 4
@@ -99,7 +99,7 @@ def _run(model: Small, inputs: Mapping[str, Tensor]) -> _Run:
         )
     transformers.utils.logging.disable_progress_bar()  # ours is shown instead
     loaded, info = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    loaded.eval()
+    runnable(loaded).eval()
     predicts = names[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
     labels = {"labels": inputs["input_ids"]} if predicts else {}
     try:

@@ -5,6 +5,8 @@ Every new block has one silent side and one free side, so that its gradient is n
 - streams that a norm reads: ``B = [I; 0]``, ``A = [I; X]``; gains ``√(d/d')``, eps ``· d/d'`` (exact under RMSNorm);
 - units (ffn, heads): ``B = [I; C]``, ``A = [I; 0]``.
 
+Experts are copied in turn: a softmax over them has no silent entry.
+
 ``X`` and ``C`` take random old rows at random weights: no two new rows are alike, and a map stays as small as a copy.
 """
 
@@ -54,6 +56,7 @@ def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
     for attention in family.relations.attention:
         trios |= _attention(growth, attention, options, draws)
     streams = {space for link in family.relations.links for space in (link.reads, link.writes)}
+    experts = {routing.space for routing in family.relations.routing}
     for name in family.spaces:
         if name in trios:
             continue
@@ -61,7 +64,9 @@ def width(growth: Growth, options: ZeroPad, draws: Draws) -> Width:
         assert small is not None
         assert large is not None
         silent, free = padding(small, large), mixing(name, small, large, options, draws)
-        if name in streams:
+        if name in experts:  # one that is not chosen would take its share of the softmax: new ones are copies
+            trios[name] = trio(Select(np.arange(large) % small, small) if large > small else Identity(small))
+        elif name in streams:
             trios[name] = trio(silent, free, _gain(small, large))
         else:
             trios[name] = trio(free, silent)
