@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -12,6 +12,7 @@ from typing import Any
 from ligo_spec import expressions
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import Family, SizeRule, at_layer
+from ligo_spec.layer_lists import lists_of, wrong_lists
 from ligo_spec.relations import Activation, Attention, NumberRule, holds
 
 MAX_SIZE = 2**31
@@ -66,7 +67,7 @@ class Architecture:
         problems = [Problem(where, text) for text in wrong_lists(made)]
         if problems:
             raise InputError(problems)
-        return made
+        return made.settled(lists_of(made))
 
     def __repr__(self) -> str:
         """Family, sizes and flags: what tells it from others."""
@@ -136,16 +137,26 @@ class Architecture:
         )
         return tuple(group for group in groups if len(group) > 1)
 
+    def settled(self, lists: Mapping[str, Sequence[Any]]) -> Architecture:
+        """The same architecture, its tensors in the layers in which these lists have them."""
+        return replace(self, family=self.declared.at(self.flags, lists)) if self.declared.by_list else self
+
     def untie(self) -> Architecture:
         """The same architecture with every tie undone (a file that stores different values for tied tensors)."""
         named = {tie.when: self.family.flags[tie.when].config for tie in self.family.relations.ties}
         flags = {**self.flags, **dict.fromkeys(named, False)}
         config = {**self.config, **{key: False for key in named.values() if key is not None}}
-        family = self.declared.at(flags)
-        return replace(self, family=family, flags=MappingProxyType(flags), config=MappingProxyType(config))
+        return replace(
+            self,
+            family=self.declared.at(flags, lists_of(self)),
+            flags=MappingProxyType(flags),
+            config=MappingProxyType(config),
+        )
 
     def grown(self, target: Mapping[str, int]) -> Architecture:
         """The architecture at the sizes of ``target``; sizes that it leaves out stay, or follow from their default.
+
+        Which layers have a tensor that depends on lists is not settled: that follows the layers they come from.
 
         Raises:
             InputError: A size shrinks, is too large, or does not divide. All problems at once.
@@ -171,7 +182,8 @@ class Architecture:
         if problems:
             raise InputError(problems)
         config = {**self.config, **self._grown_config(sizes)}
-        return replace(self, config=MappingProxyType(config), sizes=MappingProxyType(sizes))
+        family = self.declared.at(self.flags) if self.declared.by_list else self.family
+        return replace(self, family=family, config=MappingProxyType(config), sizes=MappingProxyType(sizes))
 
     def _grown_sizes(self, target: Mapping[str, int]) -> dict[str, int]:
         """Sizes of the target: as asked; else computed where they always are; else as before.
@@ -182,7 +194,7 @@ class Architecture:
         sizes: dict[str, int] = {}
         for name in _in_order(self.family):
             rule = self.family.sizes[name]
-            stated = rule.config is not None and self.config.get(rule.config) is not None
+            stated = bool(rule.stated(self.config))
             if name in target and rule.config is not None:
                 sizes[name] = target[name]
             elif stated or rule.default is None:
@@ -196,10 +208,10 @@ class Architecture:
         for name, rule in self.family.sizes.items():
             if rule.config is None:
                 continue
-            stated = self.config.get(rule.config) is not None
+            stated = rule.stated(self.config)
             follows = rule.default is not None and expressions.evaluate(rule.default, sizes) == sizes[name]
             if stated or not follows:
-                changed[rule.config] = sizes[name]
+                changed |= dict.fromkeys(stated or (rule.config,), sizes[name])
         return changed
 
 
@@ -242,7 +254,12 @@ def _read_sizes(family: Family, config: Mapping[str, Any], where: str, problems:
     limits = _limits(family)
     for name in _in_order(family):
         rule = family.sizes[name]
-        value = config.get(rule.config) if rule.config is not None else None
+        stated = rule.stated(config)
+        value = next(iter(stated.values()), None)
+        if any(other != value for other in stated.values()):
+            said = " and ".join(f"{key} {printable(repr(other))}" for key, other in stated.items())
+            problems.append(Problem(where, f"{said} are one size, and differ"))
+            continue
         if value is None and rule.default is not None:
             if not expressions.names_in(rule.default) <= sizes.keys():
                 continue  # what it needs is already a problem
@@ -275,18 +292,6 @@ def _read_flags(
         else:
             problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
     return flags
-
-
-def wrong_lists(architecture: Architecture) -> list[str]:
-    """The lists with one entry a layer that have another number of entries, as messages."""
-    wrong = []
-    for key in architecture.family.layer_lists:
-        value = architecture.config.get(key)
-        layers = architecture.depth(architecture.family.stack_of_list(key))
-        if value is not None and not (isinstance(value, list | tuple) and len(value) == layers):
-            count = f"{len(value)} entries" if isinstance(value, list | tuple) else printable(repr(value))
-            wrong.append(f"{key} must have an entry for each of {layers} layers, found {count}")
-    return wrong
 
 
 def _limits(family: Family) -> dict[str, int]:

@@ -6,7 +6,7 @@ the error; an empty list means lossless. Rows of a space that nothing reads are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,8 @@ import numpy as np
 from ligo_spec.certify_attention import rows_in_use, rows_read, wrong_heads
 from ligo_spec.certify_norms import NormPart, heads, whole
 from ligo_spec.certify_routing import wrong_routing
-from ligo_spec.family import Family, Role
+from ligo_spec.family import Dim, Family, Role
+from ligo_spec.layer_kinds import sources
 from ligo_spec.maps import Map, equal, gram_error, scaled
 from ligo_spec.measures import (
     Rows,
@@ -93,9 +94,10 @@ def certify(growth: Growth, operator: Operator, templates: Collection[str] | Non
     Returns:
         Broken conditions, by condition and place.
     """
+    main = {stack: sources(operator.main, growth.small.family, stack) for stack in growth.small.family.stacks}
     if templates is not None:
         growth = growth.only(templates)
-    checks = _Checks(growth, operator, operator.main)
+    checks = _Checks(growth, operator, operator.main, main)
     return list(checks.broken())
 
 
@@ -104,6 +106,8 @@ class _Checks:
     growth: Growth
     operator: Operator
     term: Term
+    main: dict[str, list[int]]
+    """By stack, the small layer that each large one comes from."""
     known: dict[tuple[int, bool], tuple[Map, tuple[float, float]]] = field(default_factory=dict)
     """By a map's identity; the map is kept, so that no other one gets its number."""
 
@@ -136,11 +140,20 @@ class _Checks:
             self.known[key] = map_, isometry(map_, centred=centred)
         return self.known[key][1]
 
+    def _has(self, template: str, layer: int) -> bool:
+        """Whether a layer of the large model has a tensor: that which it comes from has it."""
+        stack = self.family.stack_of(template)
+        return stack is None or self.family.in_layer(template, self.main[stack][layer])
+
     def _layers(self, *spaces: str) -> list[int | None]:
-        """The layers at which the maps of ``spaces`` must be looked at: one where all are shared."""
+        """The layers at which the maps of ``spaces`` must be looked at: one where all are shared, else those in use."""
         stated = [(term, name) for term in self.operator.terms for name in spaces if name in term.spaces]
         own = {len(term.maps[term.spaces[name].of(role)]) for term, name in stated for role in ("out", "in", "gain")}
-        return [None] if own == {1} else list(range(max(own)))
+        if own == {1}:
+            return [None]
+        touching = [n for n, tensor in self.family.tensors.items() if any(d.space in spaces for d in tensor.touches)]
+        layered = [name for name in touching if self.family.stack_of(name) is not None]
+        return [i for i in range(max(own)) if not layered or any(self._has(name, i) for name in layered)]
 
     def _live(self, space: str, layer: int | None) -> Rows:
         """Rows of a space that something reads: all, where a norm reads it (through its mean or mean square)."""
@@ -161,19 +174,28 @@ class _Checks:
         for name, tensor in self.family.tensors.items():
             terms = self.operator.terms_of(name)
             written = [dim for dim in tensor.touches if dim.role != "in"]
-            if terms == (self.term,):
+            if terms == (self.term,) or not written:
                 continue
-            if len(terms) > 1 and len(written) > 1:
-                yield Broken("form", name, f"{len(terms)} terms write two spaces, which is no map of each", 1.0)
-                continue
-            for space, role in written:
-                for layer in self._layers(space):
-                    parts = [term.map(space, role, layer) for term in terms]
-                    error = sum_error(parts, self.term.map(space, role, layer))
-                    if error > TOLERANCE:
-                        message = f"its terms do not add up to the first term's map of {space}.{role}"
-                        yield Broken("form", name, message, error)
-                        break
+            for layer in self._layers(*(dim.space for dim in written)):
+                wrong = self._sum(name, terms, written, layer)
+                if wrong is not None:
+                    yield wrong
+                    break
+
+    def _sum(self, name: str, terms: Sequence[Term], written: Sequence[Dim], layer: int | None) -> Broken | None:
+        """What is wrong with a sum: of two spaces that it writes (experts, units), all terms agree on one."""
+        first = terms[0]
+        differ = [dim for dim in written if not all(equal(t.map(*dim, layer), first.map(*dim, layer)) for t in terms)]
+        if len(differ) > 1:
+            return Broken("form", name, f"{len(terms)} terms write two spaces, which is no map of each", 1.0)
+        summed = differ[0] if differ else written[-1]
+        for dim in written:
+            parts = [term.map(*dim, layer) for term in (terms if dim == summed else terms[:1])]
+            error = sum_error(parts, self.term.map(*dim, layer))
+            if error > TOLERANCE:
+                message = f"its terms do not add up to the first term's map of {dim.space}.{dim.role}"
+                return Broken("form", name, message, error)
+        return None
 
     def _indices(self) -> Iterator[Broken]:
         """Old entries stay where they are; new ones may be read, but none may be written: it would be predicted."""
@@ -217,7 +239,7 @@ class _Checks:
         for link in links:
             stack = self.family.stack_of(link.gain)
             for layer in () if stack is None else range(self.growth.large.depth(stack)):
-                if link.reads == link.writes or self.family.in_layer(link.gain, layer):
+                if link.reads == link.writes or self._has(link.gain, layer):
                     continue
                 writes = self.term.map(link.reads, "out", layer)
                 terms = self._terms_for(self.family.readers(link.writes)) or [self.term]
@@ -347,9 +369,7 @@ class _Checks:
         for layer in range(self.growth.large.depth(stack)) if tensors else ():
             if self._silent(stack, layer):
                 continue
-            rows = [
-                (name, row) for name in tensors if self.family.in_layer(name, layer) for row in self._rows(name, layer)
-            ]
+            rows = [(name, row) for name in tensors if self._has(name, layer) for row in self._rows(name, layer)]
             source = int(np.argmax(rows[0][1]))
             wanted = np.eye(self.growth.small.depth(stack))[source]
             error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows)
@@ -375,7 +395,7 @@ class _Checks:
         gains = [scale.gain for scale in self.family.relations.scales if scale.writes == residual]
         gains += [norm.gain for norm in norms if norm.writes == residual]
         written = [n for n in (*self.family.writers(residual), *gains) if self.family.stack_of(n) == stack]
-        there = [name for name in written if self.family.in_layer(name, layer)]
+        there = [name for name in written if self._has(name, layer)]
         return all(not row.any() for name in there for row in self._rows(name, layer))
 
 

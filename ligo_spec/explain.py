@@ -13,7 +13,7 @@ from ligo_spec.documents import dump
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import EVERY, LAYER
 from ligo_spec.job import Job, Small, certificate, growth_of, learned_operator, load_job, open_small, start_of
-from ligo_spec.layer_kinds import grown_lists
+from ligo_spec.layer_kinds import grown_layers, settled
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 from ligo_spec.operator import Growth, Operator, Term
 from ligo_spec.outputs import Outputs, plan_outputs
@@ -124,7 +124,7 @@ def grown_config(growth: Growth, operator: Operator) -> dict[str, Any]:
     Raises:
         InputError: An epsilon that must be scaled is not a number that can be. All problems at once.
     """
-    config = {**growth.large.config, **grown_lists(growth, operator)}
+    config = dict(settled(growth, operator).large.config)
     if growth.small.depths != growth.large.depths:
         config = {key: value for key, value in config.items() if key not in growth.small.family.recounted}
     problems = []
@@ -185,7 +185,7 @@ def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[Tenso
         maps = [term.map(*dim, layers[template]) for dim in family.tensors[template].touches]
         sides = zip(shapes[template], maps, strict=True)
         large = tuple(side if isinstance(map_, Identity) else map_.shape[0] for side, map_ in sides)
-        count = len(growth.large.layers_of(template))
+        count = len(grown_layers(family, operator, template))
         changes.append(TensorChange(template, shapes[template], large, count, _how(template, maps, term)))
     return changes
 

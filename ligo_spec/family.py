@@ -7,7 +7,7 @@ See SPEC.md section 2. A family states, per canonical tensor, which space each d
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -58,13 +58,22 @@ class SizeRule(Document):
 
     config: str | None = None
     """Key of ``config.json``; absent for a size that is always computed."""
+    also: tuple[str, ...] = ()
+    """Other keys that may hold it: what other versions of a library call it."""
     default: str | None = None
     """Expression over other sizes, where the key is absent or null."""
+
+    def stated(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of a config that say it, and what they say."""
+        keys = () if self.config is None else (self.config, *self.also)
+        return {key: config[key] for key in keys if config.get(key) is not None}
 
     @model_validator(mode="after")
     def _has_a_source(self) -> Self:
         if self.config is None and self.default is None:
             raise ValueError("a size needs a config key, a default, or both")
+        if self.config is None and self.also:
+            raise ValueError("a size has other config keys only where it has one")
         if self.default is not None:
             expressions.names_in(self.default)
         return self
@@ -102,9 +111,12 @@ class LayerList(Document):
     """A key of ``config.json`` with one entry a layer, and what it is where the key is not there.
 
     Every ``period``-th layer, counted from ``start``, or every layer from number ``after`` on, has the entry
-    ``value``, the others ``otherwise``.
+    ``value``, the others ``otherwise``. With ``listed`` the key does not list entries but the numbers of the layers
+    that have this one; the others have what the pattern says.
     """
 
+    listed: str | int | None = None
+    """The entry of the layers whose numbers the key lists."""
     period: NumberRule | None = None
     start: int | None = None
     """``period - 1`` where it is left out."""
@@ -165,6 +177,8 @@ class Tensor(Document):
     """A flag, or ``not`` and a flag: the tensor is there when it holds, and nobody's when it does not."""
     not_in: tuple[int, ...] = ()
     """Layers that do not have it."""
+    only_in: dict[str, str | int] = {}
+    """A per-layer list and an entry: layers whose entry is another one do not have it."""
     offset: float = 0.0
     """What is stored is the value less this: 1 for gains that are stored as their difference from 1."""
 
@@ -250,7 +264,8 @@ class Family(Document):
         return tuple(dict.fromkeys(pairs))
 
     def in_layer(self, template: str, layer: int | None) -> bool:
-        """Whether a layer has the tensor (outside the layers: yes)."""
+        """Whether a layer of the model that the family is settled for has the tensor (outside the layers: yes)."""
+        assert not self.tensors[template].only_in, "the lists of a config settle which layers have the tensor"
         return layer is None or layer not in self.tensors[template].not_in
 
     def layers_of(self, template: str, sizes: Mapping[str, int]) -> list[int | None]:
@@ -260,11 +275,22 @@ class Family(Document):
             return [None]
         return [i for i in range(sizes[self.stacks[stack].count]) if self.in_layer(template, i)]
 
-    def at(self, flags: Mapping[str, bool]) -> Family:
-        """The family of models with these flags: conditions are settled, only what is there is left."""
-        key = tuple(sorted(flags.items()))
+    @property
+    def by_list(self) -> bool:
+        """Whether the lists of a config say which layers have which tensors."""
+        return any(tensor.only_in for tensor in self.tensors.values())
+
+    def at(self, flags: Mapping[str, bool], lists: Mapping[str, Sequence[Any]] | None = None) -> Family:
+        """The family of models with these flags: conditions are settled, only what is there is left.
+
+        Args:
+            flags: Every flag.
+            lists: The per-layer lists, which settle what layers lack; left out where they are not known yet.
+        """
+        lacking = {} if lists is None else {name: _lacking(tensor, lists) for name, tensor in self.tensors.items()}
+        key = tuple(sorted(flags.items())), lists is None and self.by_list, tuple(lacking.items())
         if key not in self._variants:
-            self._variants[key] = _variant(self, flags)
+            self._variants[key] = _variant(self, flags, lacking)
         return self._variants[key]
 
     def only(self, templates: Collection[str]) -> Family:
@@ -283,7 +309,7 @@ class Family(Document):
         return self.model_copy(update=update)
 
     @cached_property
-    def _variants(self) -> dict[tuple[tuple[str, bool], ...], Family]:
+    def _variants(self) -> dict[Any, Family]:
         return {}
 
 
@@ -291,7 +317,13 @@ def _touched(tensors: Mapping[str, Tensor]) -> set[str]:
     return {dim.space for tensor in tensors.values() for dim in tensor.touches}
 
 
-def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
+def _lacking(tensor: Tensor, lists: Mapping[str, Sequence[Any]]) -> tuple[int, ...]:
+    """The layers that lack a tensor because their entry of a list is not the tensor's."""
+    wanted = tensor.only_in.items()
+    return tuple(sorted({i for key, entry in wanted for i, found in enumerate(lists[key]) if found != entry}))
+
+
+def _variant(family: Family, flags: Mapping[str, bool], lacking: Mapping[str, tuple[int, ...]]) -> Family:
     there = {name: tensor for name, tensor in family.tensors.items() if holds(tensor.when, flags)}
     same = {name: space.same_as for name, space in family.spaces.items() if space.same_as is not None}
     direct = {name: rule.space for name, rule in same.items() if holds(rule.when, flags)}
@@ -301,9 +333,12 @@ def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
         changed = {key: one[value] for key, value in document if isinstance(value, str) and value in one}
         return document.model_copy(update={**changed, **({"when": None} if hasattr(document, "when") else {})})
 
-    def dims(tensor: Tensor) -> Tensor:
+    def dims(name: str, tensor: Tensor) -> Tensor:
         touched = tuple(f"{one.get(space, space)}.{role}" for space, role in tensor.touches)
-        return Tensor(dims=touched, optional=tensor.optional, not_in=tensor.not_in, offset=tensor.offset)
+        not_in, only_in = tensor.not_in, tensor.only_in
+        if name in lacking:
+            not_in, only_in = (*not_in, *lacking[name]), {}
+        return Tensor(dims=touched, optional=tensor.optional, not_in=not_in, only_in=only_in, offset=tensor.offset)
 
     relations = {
         key: tuple(renamed(item) for item in items if holds(getattr(item, "when", None), flags))
@@ -314,7 +349,7 @@ def _variant(family: Family, flags: Mapping[str, bool]) -> Family:
         name: layout.model_copy(update={"tensors": _entries_for(layout, there)})
         for name, layout in family.layouts.items()
     }
-    tensors = {name: dims(tensor) for name, tensor in there.items()}
+    tensors = {name: dims(name, tensor) for name, tensor in there.items()}
     unused = _touched(family.tensors) - _touched(tensors)
     return family.model_copy(
         update={

@@ -9,7 +9,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.certify import certify
 from ligo_spec.errors import PlanError
 from ligo_spec.family import Family, family_names, load_family
-from ligo_spec.family_sizes import growing_sizes, small_configs, small_targets
+from ligo_spec.family_sizes import growing_sizes, index_sizes, small_configs, small_targets
 from ligo_spec.methods import build_operator
 from ligo_spec.methods.hypercloning import HyperCloning
 from ligo_spec.methods.zero_pad import ZeroPad
@@ -75,15 +75,18 @@ def _growths(family: Family, size: str) -> Iterator[Growth]:
     counts = {stack.count for stack in family.stacks.values()}
     if size in counts:
         return
+    if size in index_sizes(family):  # by itself: targets of other sizes leave them as they are
+        small = Architecture.from_hf_config(family, {"model_type": family.name, **small_configs(family)[0]})
+        yield Growth(small, small.grown({size: 2 * small.sizes[size]}))
+        return
     tried = 0
     for config in small_configs(family):
         small = Architecture.from_hf_config(family, {"model_type": family.name, **config})
         for target in small_targets(small):
             if any(target[count] != small.sizes[count] for count in counts) or target[size] != 2 * small.sizes[size]:
                 continue
-            if all(value in (small.sizes[name], 2 * small.sizes[name]) for name, value in target.items()):
-                tried += 1
-                yield Growth(small, small.grown(target))
+            tried += 1
+            yield Growth(small, small.grown(target))
         if tried >= 40:
             return
 

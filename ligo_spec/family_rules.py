@@ -86,6 +86,9 @@ def _layer_lists(family: Family) -> Iterator[Misfit]:
             yield from _no_stack(family, place, rule.stack)
         elif len(family.stacks) > 1:
             yield place, f"must say of which stack it is ({', '.join(family.stacks)})"
+        dotted = rule.period is not None and any("." in name for name in rule.period.config)
+        if rule.listed is not None and (rule.after is not None or rule.when is not None or dotted):
+            yield place, "with listed there is only a period, at keys of the config itself, beside it"
 
 
 def _spaces(family: Family) -> Iterator[Misfit]:
@@ -168,6 +171,14 @@ def _tensors(family: Family) -> Iterator[Misfit]:
         yield from _condition(family, place, tensor.when)
         if tensor.not_in and LAYER not in name:
             yield place, f"is in no layer, so not_in says nothing (its name has no {LAYER})"
+        for key, entry in tensor.only_in.items():
+            rule = family.layer_lists.get(key)
+            if rule is None or entry not in (rule.listed, rule.value, rule.otherwise):
+                yield place, f"no layer list is named {key!r} and has the entry {entry!r}"
+            elif family.stack_of_list(key) != stack:
+                yield place, f"{key} is a list of the layers of {family.stack_of_list(key)}"
+            elif rule.listed is None and rule.period is None and rule.after is None:
+                yield place, f"{key} does not say what layers have where a config lacks it"
 
 
 def _layouts(family: Family) -> Iterator[Misfit]:

@@ -63,22 +63,58 @@ def _computed(family: Family, stated: Mapping[str, int]) -> dict[str, int]:
 
 
 def small_targets(small: Architecture) -> list[dict[str, int]]:
-    """Targets of at most twice each size, and some sizes between; vocabularies and positions stay."""
-    family = small.family
+    """Targets of twice some sizes, all combinations; vocabularies and positions stay."""
+    parts = target_parts(small, twice=True)
+    whole = ({name: size for part in parts for name, size in part.items()} for parts in product(*parts))
+    return [target for target in whole if can_grow(small, target)]
+
+
+def target_parts(small: Architecture, *, twice: bool = False) -> list[list[dict[str, int]]]:
+    """Targets of at most twice each size, and some sizes between, part by part: sizes of two parts no rule links.
+
+    One choice of every part makes a target; nearly all of those can grow. Vocabularies and positions stay.
+
+    Args:
+        small: What grows.
+        twice: Each size stays or doubles; none lies between.
+    """
+    found = []
+    for names in _linked(small.family):
+        values = [[small.sizes[name], small.sizes[name] * 2] for name in names]
+        for some, name in zip(values, names, strict=True):
+            between = small.sizes[name] * 3 // 2
+            some[1:1] = [] if twice or between in some else [between]
+        choices = [dict(zip(names, combination, strict=True)) for combination in product(*values)]
+        found.append([choice for choice in choices if can_grow(small, choice)])
+    return found
+
+
+def can_grow(small: Architecture, target: Mapping[str, int]) -> bool:
+    """Whether a target is one that the family's rules allow."""
+    try:
+        large = small.grown(target)
+    except InputError:
+        return False
+    kept = all(set(fixed_kinds(large, s)) <= set(fixed_kinds(small, s)) for s in small.family.stacks)
+    return turns_pairs(large) and kept
+
+
+def _linked(family: Family) -> list[list[str]]:
+    """The sizes of a target, in groups that rules link: what divides what, what is computed from what."""
     indices = index_sizes(family)
     free = [name for name in growing_sizes(family) if name not in indices]
-    values = [sorted({small.sizes[name], small.sizes[name] * 3 // 2, small.sizes[name] * 2}) for name in free]
-    found = []
-    for combination in product(*values):
-        target = dict(zip(free, combination, strict=True))
-        try:
-            large = small.grown(target)
-        except InputError:
-            continue
-        kept = all(set(fixed_kinds(large, s)) <= set(fixed_kinds(small, s)) for s in family.stacks)
-        if turns_pairs(large) and kept:
-            found.append(target)
-    return found
+    rules = [set(pair) for pair in (*family.divides, *family.routed)]
+    rules += [set(flag.differ) for flag in family.flags.values() if flag.differ]
+    rules += [{name, *expressions.names_in(rule.default)} for name, rule in family.sizes.items() if rule.default]
+    group = {name: {name} for name in family.sizes}
+    for rule in rules:
+        one = set().union(*(group[name] for name in rule))
+        group |= dict.fromkeys(one, one)
+    groups: list[list[str]] = []
+    for name in free:
+        if not any(name in names for names in groups):
+            groups.append([other for other in free if other in group[name]])
+    return groups
 
 
 def growing_sizes(family: Family) -> list[str]:

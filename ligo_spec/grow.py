@@ -34,6 +34,7 @@ from ligo_spec.job import (
     start_of,
     text_files,
 )
+from ligo_spec.layer_kinds import settled
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
 from ligo_spec.outputs import Outputs, plan_outputs
@@ -205,7 +206,7 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
     if options is None:
         raise PlanError(job.problem("has no fit section; there is nothing to learn"))
     train, heldout = text_files(job.train), text_files(job.heldout)
-    large = replace(growth.large, config=MappingProxyType(grown_config(growth, start)))
+    large = replace(settled(growth, start).large, config=MappingProxyType(grown_config(growth, start)))
     growth = replace(growth, large=large)  # the fit must see the model that is written, epsilons and lists included
     learned = learned_operator(job, growth, start)
     if not learned.count:

@@ -7,51 +7,33 @@ per layer follows the layer that each large layer comes from; what a family fixe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
-from ligo_spec.family import LayerList
+from ligo_spec.family import Family
+from ligo_spec.layer_lists import lists_of, stated
 from ligo_spec.operator import Growth, Operator, Term
-from ligo_spec.relations import holds
 
 Kind = tuple[Any, ...]
 Mask = npt.NDArray[np.bool_]
 
 
-def lists_of(architecture: Architecture) -> dict[str, list[Any]]:
-    """The per-layer lists of a config: as it states them, or as the library makes them up."""
-    found = {}
-    for key, rule in architecture.family.layer_lists.items():
-        stated = architecture.config.get(key)
-        if stated is not None:
-            found[key] = list(stated)
-        elif rule.period is not None or rule.after is not None:
-            layers = architecture.depth(architecture.family.stack_of_list(key))
-            special = holds(rule.when, architecture.flags)
-            chosen = _special(rule, architecture, range(layers)) if special else [False] * layers
-            found[key] = [rule.value if each else rule.otherwise for each in chosen]
-    return found
-
-
-def _special(rule: LayerList, architecture: Architecture, layers: range) -> list[bool]:
-    if rule.after is not None:
-        first = architecture.number(rule.after)
-        return [i >= first for i in layers]
-    period = int(architecture.number(rule.period)) if rule.period is not None else 0
-    if period < 1:
-        return [False for _ in layers]
-    start = period - 1 if rule.start is None else rule.start
-    return [i % period == start % period for i in layers]
-
-
 def fixed_kinds(architecture: Architecture, stack: str) -> list[Kind]:
     """What the number of a layer settles: which tensors it does not have."""
-    family = architecture.family
-    partial = [tensor for name, tensor in family.tensors.items() if tensor.not_in and family.stack_of(name) == stack]
-    return [tuple(i in tensor.not_in for tensor in partial) for i in range(architecture.depth(stack))]
+    partial = _partial(architecture, stack).values()
+    return [tuple(i in layers for layers in partial) for i in range(architecture.depth(stack))]
+
+
+def _partial(architecture: Architecture, stack: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of a stack that some layers lack by their number, and which."""
+    family, declared = architecture.family, architecture.declared.tensors
+    lacking = {name: declared[name].not_in for name in family.tensors if family.stack_of(name) == stack}
+    return {name: layers for name, layers in lacking.items() if layers}
 
 
 def kinds(architecture: Architecture, stack: str) -> list[Kind]:
@@ -64,13 +46,27 @@ def _is_of(architecture: Architecture, key: str, stack: str) -> bool:
     return architecture.family.stack_of_list(key) == stack
 
 
-def sources(term: Term, growth: Growth, stack: str) -> list[int]:
+def sources(term: Term, family: Family, stack: str) -> list[int]:
     """The small layer that counts most in every large one of a stack, over all its tensors; 0 where none counts."""
-    family = growth.small.family
     templates = [name for name in family.tensors if family.stack_of(name) == stack and term.has_depth(name)]
     rows = [np.abs(term.mix(template)) for template in templates]
     total: npt.NDArray[np.floating] = np.sum(rows, axis=0)
     return [int(row.argmax()) for row in total]
+
+
+def grown_layers(family: Family, operator: Operator, template: str) -> list[int | None]:
+    """The layers of the large model that have a tensor: those whose source has it; None for one outside the layers.
+
+    Args:
+        family: That of the small model.
+        operator: What says where layers come from.
+        template: The tensor.
+    """
+    stack = family.stack_of(template)
+    if stack is None:
+        return [None]
+    main = sources(operator.main, family, stack)
+    return [i for i, source in enumerate(main) if family.in_layer(template, source)]
 
 
 def same_kind(growth: Growth, stack: str, main: Sequence[int]) -> Mask:
@@ -96,7 +92,7 @@ def misfits(term: Term, growth: Growth, main: Term | None = None) -> Iterator[st
     family = growth.small.family
     for stack in family.stacks:
         if any(family.stack_of(name) == stack and term.has_depth(name) for name in family.tensors):
-            yield from _misfits_of(stack, term, growth, sources(main or term, growth, stack))
+            yield from _misfits_of(stack, term, growth, sources(main or term, family, stack))
 
 
 def _misfits_of(stack: str, term: Term, growth: Growth, main: Sequence[int]) -> Iterator[str]:
@@ -114,17 +110,22 @@ def _misfits_of(stack: str, term: Term, growth: Growth, main: Sequence[int]) -> 
 
 
 def _difference(growth: Growth, stack: str, source: int, i: int) -> str:
-    for name, tensor in growth.small.family.tensors.items():
-        if growth.small.family.stack_of(name) == stack and (source in tensor.not_in) != (i in tensor.not_in):
-            return f"has {'no' if source in tensor.not_in else 'a'} {name}"
+    for name, layers in _partial(growth.small, stack).items():
+        if (source in layers) != (i in layers):
+            return f"has {'no' if source in layers else 'a'} {name}"
     return "is of another kind"
 
 
-def grown_lists(growth: Growth, operator: Operator) -> dict[str, list[Any]]:
-    """The per-layer lists of the large config: every layer has the entries of the one that it comes from."""
+def settled(growth: Growth, operator: Operator) -> Growth:
+    """The growth whose large model knows its layers: every one is of the kind of the layer that it comes from.
+
+    The lists of its config have the entries of those layers, and its layers have the tensors of those.
+    """
     lists = lists_of(growth.small)
     if not lists or not operator.terms:
-        return {}
-    main = {stack: sources(operator.main, growth, stack) for stack in growth.small.family.stacks}
-    stack_of = growth.small.family.stack_of_list
-    return {key: [entries[source] for source in main[stack_of(key)]] for key, entries in lists.items()}
+        return growth
+    family, large = growth.small.family, growth.large
+    main = {stack: sources(operator.main, family, stack) for stack in family.stacks}
+    grown = {key: [entries[i] for i in main[family.stack_of_list(key)]] for key, entries in lists.items()}
+    config = MappingProxyType({**large.config, **stated(large, grown)})
+    return replace(growth, large=replace(large, config=config).settled(grown))

@@ -390,11 +390,17 @@ def _wrong_set(architecture: Architecture, layout: Layout, binding: Binding) -> 
         if slot.expert is not None and slot.expert >= (count := architecture.experts(slot.canonical[0]))
     ]
     wrong += [
-        f"{printable(key)} is in layer {slot.layer}, which has none in family {architecture.family.name}"
+        f"{printable(key)} is in layer {slot.layer}, which has none {_by_what(architecture, slot)}"
         for key, slot in binding.slots.items()
         if not all(architecture.family.in_layer(template, slot.layer) for template in slot.canonical)
     ]
     return wrong
+
+
+def _by_what(architecture: Architecture, slot: Slot) -> str:
+    """What settles that a layer lacks a tensor."""
+    lists = {key for template in slot.canonical for key in architecture.declared.tensors[template].only_in}
+    return f"by {', '.join(sorted(lists))} of the config" if lists else f"in family {architecture.family.name}"
 
 
 def _missing_experts(architecture: Architecture, binding: Binding, template: str) -> list[str]:

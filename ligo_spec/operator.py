@@ -109,7 +109,8 @@ class Growth:
     large: Architecture
 
     def __post_init__(self) -> None:
-        if self.small.family is not self.large.family and self.small.family != self.large.family:
+        one = self.small.declared is self.large.declared or self.small.declared == self.large.declared
+        if not one or self.small.flags != self.large.flags:
             raise InputError("growth needs two sizes of one family")
 
     def only(self, templates: Collection[str]) -> Growth:

@@ -13,6 +13,7 @@ from ligo_spec.backend import Backend
 from ligo_spec.checkpoint import DTYPES, FLOATS, TensorInfo
 from ligo_spec.errors import InputError, NumericalError, Problem
 from ligo_spec.job import Small
+from ligo_spec.layer_kinds import settled
 from ligo_spec.layout import Slot, pack, packed_shape, slots_of
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.recipe import TensorRecipe, compile_recipes, grown_shape, run
@@ -72,7 +73,7 @@ def plan_outputs(small: Small, growth: Growth, operator: Operator, dtype: str = 
     binding = small.binding
     compiled = compile_recipes(growth.small.family, operator, binding.templates(), binding.in_pieces)
     recipes = {recipe.name: recipe for recipe in compiled}
-    slots = {slot.name: slot for slot in _large_slots(small, growth)}
+    slots = {slot.name: slot for slot in _large_slots(small, settled(growth, operator))}
     problems: list[Problem] = []
     infos = {name: small.checkpoint.tensors[name] for name in small.binding.copied}
     for name, slot in slots.items():

@@ -16,6 +16,7 @@ from ligo_spec.backend import Backend
 from ligo_spec.checkpoint import DTYPES, FLOATS
 from ligo_spec.errors import InputError, NumericalError, Problem
 from ligo_spec.family import Family, at_layer, piece
+from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import Identity, Map, Select, as_select
 from ligo_spec.operator import Operator, Term
 
@@ -88,7 +89,7 @@ def compile_recipes(
     for template in family.tensors:
         if template not in wanted:
             continue
-        for layer in family.layers_of(template, operator.large):
+        for layer in grown_layers(family, operator, template):
             used = operator.terms_of(template)
             terms = tuple(_term(family, term, template, layer) for term in used)
             name, offset = at_layer(template, layer), family.tensors[template].offset

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ligo_spec.errors import InputError
 from ligo_spec.family import Family, at_layer
+from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import Identity, dense
 from ligo_spec.operator import Operator, Term
 
@@ -94,10 +95,9 @@ def grow(family: Family, operator: Operator, small: Mapping[str, npt.NDArray[np.
         layers = np.stack([small[at_layer(template, j)].astype(np.float64) + offset for j in there])
         own = operator.terms_of(template)
         mixed = [mix_layers(layers, term.mix(template)[:, there].astype(np.float64)) for term in own]
-        for i in range(operator.large[count]):
-            if family.in_layer(template, i):
-                terms = [widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, own, strict=True)]
-                large[at_layer(template, i)] = _sum(terms) - offset
+        for i in (layer for layer in grown_layers(family, operator, template) if layer is not None):
+            terms = [widen(m[i], _maps(family, term, template, i)) for m, term in zip(mixed, own, strict=True)]
+            large[at_layer(template, i)] = _sum(terms) - offset
     return large
 
 

@@ -13,6 +13,7 @@ from ligo_spec import reference
 from ligo_spec.backend import Backend
 from ligo_spec.errors import VerificationError
 from ligo_spec.family import Dim, Family, at_layer, piece
+from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import Identity, dense
 from ligo_spec.operator import Operator, Term
 from ligo_spec.outputs import Outputs
@@ -32,7 +33,7 @@ def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any])
     family = outputs.small.architecture.family
     worst, where = 0.0, ""
     for template in outputs.small.binding.templates():
-        layer = family.layers_of(template, operator.large)[-1]
+        layer = grown_layers(family, operator, template)[-1]
         name = at_layer(template, layer)
         expert = _last_expert(operator, family, template, layer) if name not in outputs.recipes else None
         name = name if expert is None else piece(name, expert)
@@ -47,7 +48,7 @@ def reference_error(outputs: Outputs, operator: Operator, backend: Backend[Any])
 
 
 def _last_expert(operator: Operator, family: Family, template: str, layer: int | None) -> int:
-    return operator.terms[0].map(*family.tensors[template].touches[0], layer).shape[0] - 1
+    return operator.main.map(*family.tensors[template].touches[0], layer).shape[0] - 1
 
 
 def _expected(
@@ -67,7 +68,7 @@ def _expected(
     touches = family.tensors[template].touches
     layers = family.layers_of(template, operator.small)
     names = [at_layer(template, j) for j in layers]
-    used = None if expert is None else _used_experts(operator, touches[0], layer, expert)
+    used = None if expert is None else _used_experts(operator.terms_of(template), touches[0], layer, expert)
     offset = family.tensors[template].offset
     stored = np.stack([_stored(outputs, name, used).astype(np.float64) for name in names])
     stack, absolute = stored + offset, np.abs(stored) + abs(offset)
@@ -92,9 +93,9 @@ def _row(term: Term, template: str, layer: int, layers: Sequence[int | None]) ->
     return term.mix(template)[layer : layer + 1, [j for j in layers if j is not None]].astype(np.float64)
 
 
-def _used_experts(operator: Operator, dim: Dim, layer: int | None, expert: int) -> list[int]:
+def _used_experts(terms: Sequence[Term], dim: Dim, layer: int | None, expert: int) -> list[int]:
     """The small experts that a large one is made of; the first where it is made of none."""
-    rows = np.concatenate([term.map(*dim, layer).rows(expert, expert + 1) for term in operator.terms])
+    rows = np.concatenate([term.map(*dim, layer).rows(expert, expert + 1) for term in terms])
     return np.flatnonzero(rows.any(axis=0)).tolist() or [0]
 
 

@@ -21,8 +21,8 @@ from ligo_spec.backend import Backend
 from ligo_spec.draws import Draws
 from ligo_spec.errors import LigoError
 from ligo_spec.family import Family, FlagRule, at_layer, family_names, load_family, piece, template_pattern
-from ligo_spec.family_sizes import index_sizes, small_configs, small_targets, turns_pairs
-from ligo_spec.layer_kinds import fixed_kinds, same_kind
+from ligo_spec.family_sizes import can_grow, index_sizes, small_configs, target_parts, turns_pairs
+from ligo_spec.layer_kinds import fixed_kinds, grown_layers, same_kind
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, build_operator
 from ligo_spec.operator import Growth, Mix, Operator, SpaceMaps, Term, every
@@ -127,11 +127,24 @@ def architectures(family: Family, config: Mapping[str, Any] | None = None) -> st
     named = {rule.config: _flag_values(rule) for rule in family.flags.values() if rule.config is not None}
     flags = st.fixed_dictionaries(named)
     more = {"model_type": family.name, **(config or {})}
-    return st.builds(
-        lambda sizes, flagged: Architecture.from_hf_config(family, {**sizes, **flagged, **more}),
-        st.sampled_from(small_configs(family)),
-        flags,
-    ).filter(turns_pairs)
+
+    def made(sizes: Mapping[str, int]) -> st.SearchStrategy[Architecture]:
+        drawn = st.tuples(flags, _numbered_layers(family, sizes))
+        return drawn.map(lambda keys: Architecture.from_hf_config(family, {**sizes, **keys[0], **keys[1], **more}))
+
+    return st.sampled_from(small_configs(family)).flatmap(made).filter(turns_pairs)
+
+
+def _numbered_layers(family: Family, sizes: Mapping[str, int]) -> st.SearchStrategy[dict[str, Any]]:
+    """Numbers of layers for the keys that list them, and periods of the others."""
+    found: dict[str, st.SearchStrategy[Any]] = {}
+    for key, rule in family.layer_lists.items():
+        count = family.stacks[family.stack_of_list(key)].count
+        if rule.listed is not None:
+            layers = range(sizes[family.sizes[count].config or count])
+            found[key] = st.lists(st.sampled_from(layers), unique=True).map(sorted)
+            found |= {name: st.sampled_from([1, 2]) for name in (rule.period.config[:1] if rule.period else ())}
+    return st.fixed_dictionaries(found)
 
 
 def _flag_values(rule: FlagRule) -> st.SearchStrategy[Any]:
@@ -143,7 +156,8 @@ def _flag_values(rule: FlagRule) -> st.SearchStrategy[Any]:
 @st.composite
 def targets(draw: st.DrawFn, small: Architecture) -> Growth:
     """Growths of a small architecture to any sizes that its family allows; nothing may grow too."""
-    target = draw(st.sampled_from(small_targets(small)))
+    target = {name: size for part in target_parts(small) for name, size in draw(st.sampled_from(part)).items()}
+    assume(can_grow(small, target))
     if draw(st.integers(0, 4)) == 0:  # a larger vocabulary changes what is predicted, so most have none
         target = target | {name: small.sizes[name] + draw(st.integers(0, 4)) for name in index_sizes(small.family)}
     return Growth(small, small.grown(target))
@@ -290,7 +304,7 @@ def expected(family: Family, operator: Operator, small: Mapping[str, Array]) -> 
     offsets = {
         at_layer(template, layer): 2 * abs(tensor.offset)  # added, and taken away from what comes of it
         for template, tensor in family.tensors.items()
-        for layer in family.layers_of(template, operator.large)
+        for layer in grown_layers(family, operator, template)
     }
     return {n: (value, rounding_bound(sizes[n] + offsets[n], terms, dtype)) for n, value in found.items()}
 

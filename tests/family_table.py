@@ -83,6 +83,11 @@ ROWS = {
         "Qwen3ForCausalLM",
         {**DECODER, "sliding_window": 3, "max_window_layers": 1},
     ),
+    "qwen3_moe": Row(
+        classes("Qwen3Moe", "Model", "ForCausalLM", *TASKS),
+        "Qwen3MoeForCausalLM",
+        {**DECODER, **SLIDING},
+    ),
     "gemma": Row(
         classes("Gemma", "Model", "ForCausalLM", *TASKS[:2]),
         "GemmaForCausalLM",

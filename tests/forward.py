@@ -16,6 +16,7 @@ from ligo_spec import reference
 from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.explain import grown_config
+from ligo_spec.layer_kinds import settled
 from ligo_spec.layout import bind, pack
 from ligo_spec.operator import Growth, Operator
 from tests.family_table import ROWS
@@ -91,7 +92,7 @@ def difference(growth: Growth, operator: Operator, small: Arrays, dtype: str = "
     """
     large = reference.grow(growth.small.family, operator, small)
     before = outputs(growth.small, growth.small.config, small, dtype, growth.small)
-    after = outputs(growth.large, grown_config(growth, operator), large, dtype, growth.small)
+    after = outputs(settled(growth, operator).large, grown_config(growth, operator), large, dtype, growth.small)
     if before.shape != after.shape:
         return float("inf")
     return float(np.abs(after - before).max() / max(1.0, np.abs(before).max()))

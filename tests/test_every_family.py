@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ligo_spec
 from ligo_spec.certify import certify
-from ligo_spec.family import family_names, load_family
+from ligo_spec.family import LayerList, family_names, load_family
 from ligo_spec.job import open_model
 from ligo_spec.testing import DrawnGrowth, architectures, growths, random_small
 from tests.family_table import ROWS
@@ -76,12 +76,18 @@ def test_grown_models_load(family: str, class_name: str, data: st.DataObject) ->
         found = open_model(grown).architecture
         assert dict(found.sizes) == dict(drawn.growth.large.sizes)
         same = {k: v for k, v in config_of(directory / "small").items() if not k.endswith(tuple(EPS))}
-        changed = {rule.config for rule in rules.values()} | set(load_family(family).layer_lists)
+        changed = {key for rule in rules.values() for key in (rule.config, *rule.also)}
+        changed |= {key for key, rule in load_family(family).layer_lists.items() for key in _keys_of(key, rule)}
         if found.depths != drawn.growth.small.depths:
             assert not set(load_family(family).recounted) & config_of(grown).keys()
             changed |= set(load_family(family).recounted)
         after = config_of(grown)
         assert {k: v for k, v in same.items() if after.get(k) != v}.keys() <= changed
+
+
+def _keys_of(key: str, rule: LayerList) -> tuple[str, ...]:
+    """The keys by which a config says a list: where it lists numbers of layers, those of its pattern too."""
+    return (key, *(rule.period.config if rule.listed is not None and rule.period else ()))
 
 
 @pytest.mark.parametrize("family", ROWS)

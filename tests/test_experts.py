@@ -19,22 +19,26 @@ from ligo_spec.family import load_family
 from ligo_spec.family_check import check_family
 from ligo_spec.inspection import inspect
 from ligo_spec.job import open_model
+from ligo_spec.layer_kinds import settled
 from ligo_spec.maps import Dense, Map, Select
 from ligo_spec.numpy_backend import NumpyBackend
-from ligo_spec.operator import Growth, Operator
+from ligo_spec.operator import Growth, Operator, every
+from ligo_spec.operator_check import check_operator
 from ligo_spec.operator_file import load_operator
 from ligo_spec.outputs import plan_outputs
 from ligo_spec.reference import grow
 from tests.family_table import ROWS
 from tests.test_certify import agree, operator_of, with_map
-from tests.tiny_checkpoints import Arrays, arrays, plan_file, tensors_of, write
+from tests.tiny_checkpoints import Arrays, arrays, config_of, plan_file, tensors_of, write
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
          "vocab_size": 11, "num_experts_per_tok": 2}  # fmt: skip
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": {**SIZES, "model_type": "mixtral", "intermediate_size": 6, "num_local_experts": 3},
-}
+    "qwen3_moe": {**SIZES, "model_type": "qwen3_moe", "intermediate_size": 6, "moe_intermediate_size": 5,
+                  "num_experts": 3, "mlp_only_layers": [1]},
+}  # fmt: skip
 
 EXPERT = "layers.{}.block_sparse_moe.experts.{}.w1.weight"
 """The gate of one expert in a file of Mixtral."""
@@ -195,7 +199,12 @@ def test_one_expert_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(names) == 3 * 48
     reads: list[str] = []
     read = type(small.checkpoint).read
-    monkeypatch.setattr(type(small.checkpoint), "read", lambda self, name: reads.append(name) or read(self, name))
+
+    def counted(checkpoint: Any, name: str) -> Any:
+        reads.append(name)
+        return read(checkpoint, name)
+
+    monkeypatch.setattr(type(small.checkpoint), "read", counted)
     tracemalloc.start()
     try:
         for name in names:
@@ -209,7 +218,11 @@ def test_one_expert_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
 
 # --- the certificate --------------------------------------------------------------------------------------------------
 
-ROUTED: list[tuple[str, dict[str, Any]]] = [("mixtral", {})]
+ROUTED: list[tuple[str, dict[str, Any]]] = [
+    ("mixtral", {}),
+    ("qwen3_moe", {"norm_topk_prob": True}),
+    ("qwen3_moe", {"norm_topk_prob": False}),
+]
 """Every way of weighing the chosen."""
 
 
@@ -242,7 +255,8 @@ def test_all_sizes_grow_together(family: str, flags: dict[str, Any]) -> None:
     target = {**sizes, "num_experts_per_tok": 4, experts: 6}
     growth = growth_of(family, target, **flags)
     assert agree(growth, operator_of(growth, width="hypercloning"))
-    assert agree(growth, operator_of(growth, width="zero_pad"))
+    one_eps = any(norm.per == "head" for norm in growth.small.family.relations.norms)  # for heads and the stream
+    assert agree(growth, operator_of(growth, width="zero_pad")) == (not one_eps)
 
 
 def test_what_experts_lack_is_named() -> None:
@@ -275,6 +289,13 @@ def test_experts_may_change_places(family: str, flags: dict[str, Any]) -> None:
     assert agree(growth, wider(operator_of(growth), Select(np.array([2, 0, 1]), 3)))
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_one_expert_alone_shares_where_nothing_is_divided(normalized: bool) -> None:
+    """Its weight is a part of the softmax, and half of that where there are two of it."""
+    growth = growth_of("qwen3_moe", {"num_experts": 6}, num_experts_per_tok=1, norm_topk_prob=normalized)
+    assert agree(growth, operator_of(growth, width="hypercloning")) == normalized
+
+
 @pytest.mark.parametrize("chosen", [1, 2, 3])
 def test_one_expert_alone_has_all_the_weight(chosen: int) -> None:
     """Where weights are divided by their sum, any copies of the best expert are the best expert."""
@@ -295,6 +316,137 @@ def test_a_map_of_experts_that_is_off_is_seen_by_both(family: str, flags: dict[s
         changed = copied.copy()
         changed[row, (row + 1) % 3] += 0.25
         assert not agree(growth, wider(operator, Dense(changed)))
+
+
+# --- layers without experts -------------------------------------------------------------------------------------------
+
+
+def plain(config: dict[str, Any]) -> list[int]:
+    """The layers of a model of Qwen3 that have no experts."""
+    family = Architecture.from_hf_config(load_family("qwen3_moe"), {**CONFIGS["qwen3_moe"], **config})
+    return [i for i in family.layers_of("layers.{i}.mlp.up.weight") if i is not None]
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({"mlp_only_layers": []}, []),
+        ({"mlp_only_layers": None}, []),
+        ({"mlp_only_layers": [3, 0]}, [0, 3]),
+        ({"mlp_only_layers": [], "decoder_sparse_step": 2}, [0, 2, 4]),
+        ({"mlp_only_layers": [1, 2], "decoder_sparse_step": 3}, [0, 1, 2, 3, 4]),
+        ({"mlp_only_layers": [], "decoder_sparse_step": 7}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_which_layers_are_plain_is_as_the_library_has_it(config: dict[str, Any], wanted: list[int]) -> None:
+    """By the list and by the step, and the modules that Transformers makes."""
+    config = {"num_hidden_layers": 5, **config}
+    assert plain(config) == wanted
+    transformers = pytest.importorskip("transformers")
+    options = {**CONFIGS["qwen3_moe"], **config}
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(options.pop("model_type"), **options))
+    assert [i for i, layer in enumerate(model.layers) if not hasattr(layer.mlp, "experts")] == wanted
+
+
+@pytest.mark.parametrize(
+    ("small", "depth", "layers", "wanted"),
+    [
+        ({"mlp_only_layers": [0]}, "stack", 4, {"mlp_only_layers": [0, 2]}),
+        ({"mlp_only_layers": [0]}, "interpolate", 4, {"mlp_only_layers": [0, 1]}),
+        ({"decoder_sparse_step": 2}, "stack", 4, {"decoder_sparse_step": 2}),
+        ({"decoder_sparse_step": 2}, "interpolate", 4, {"decoder_sparse_step": 1, "mlp_only_layers": [0, 1]}),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, "stack", 3,
+         {"decoder_sparse_step": 2, "mlp_only_layers": [1]}),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, "stack", 4,
+         {"decoder_sparse_step": 2, "mlp_only_layers": [0, 1, 2, 3]}),
+        ({}, "stack", 3, {}),
+    ],
+)  # fmt: skip
+def test_plain_layers_follow_the_layers_that_they_come_from(
+    small: dict[str, Any], depth: str, layers: int, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    """The large config says which they are, and the library finds their tensors, and those of experts elsewhere."""
+    transformers = pytest.importorskip("transformers")
+    config = {**ROWS["qwen3_moe"].config, **CONFIGS["qwen3_moe"], "mlp_only_layers": None, **small}
+    config = {key: value for key, value in config.items() if value is not None}
+    write(tmp_path / "small", config, arrays(config, heads=["head.weight"], base="model."))
+    target = {"num_hidden_layers": layers, "num_experts": 6}
+    operator = {"width": "hypercloning", "depth": depth}
+    checks = {"forward": "skip", "reference": True}
+    grown = ligo_spec.apply(plan_file(tmp_path, target=target, operator=operator, checks=checks))
+    found = config_of(grown.path)
+    assert {key: found[key] for key in ("decoder_sparse_step", "mlp_only_layers") if key in found} == wanted
+    _, info = transformers.Qwen3MoeForCausalLM.from_pretrained(grown.path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    rows = {row.name: row.count for row in inspect(grown.path).tensors}
+    assert rows.get("layers.{i}.mlp.up.weight", 0) + rows.get("layers.{i}.experts.up.weight", 0) == layers
+
+
+def test_depth_maps_do_not_mix_plain_layers_and_others(tmp_path: Path) -> None:
+    """Weights of two kinds of layers are of two functions."""
+    growth = growth_of("qwen3_moe", {"num_hidden_layers": 3})
+    mix = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 1.0]])
+    operator = operator_of(growth, depth="stack")
+    operator = replace(operator, terms=(replace(operator.main, depth={every("layers"): mix}),))
+    with pytest.raises(InputError) as caught:
+        check_operator(operator, growth)
+    assert [problem.message for problem in caught.value.problems] == [
+        "depth map layers.* mixes layer 0 into layer 2, which comes from layer 1 of another kind"
+    ]
+
+
+def test_layers_may_change_places_with_their_kinds() -> None:
+    """An operator that puts the plain layer first: not lossless, and its config says so."""
+    growth = growth_of("qwen3_moe", {})
+    operator = operator_of(growth)
+    mix = np.array([[0.0, 1.0], [1.0, 0.0]])
+    operator = replace(operator, terms=(replace(operator.main, depth={every("layers"): mix}),))
+    assert settled(growth, operator).large.config["mlp_only_layers"] == [0]
+    assert not agree(growth, operator)
+
+
+def test_experts_that_no_layer_has_are_not_asked_for() -> None:
+    """A model of plain layers only may count any number of experts."""
+    growth = growth_of("qwen3_moe", {"num_experts": 6, "intermediate_size": 12}, mlp_only_layers=[0, 1])
+    for width in ("hypercloning", "zero_pad"):
+        assert agree(growth, operator_of(growth, width=width))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mlp_only_layers": [2]}, "mlp_only_layers must list numbers of layers from 0 to 1, found [2]"),
+        ({"mlp_only_layers": [True]}, "mlp_only_layers must list numbers of layers from 0 to 1, found [True]"),
+        ({"mlp_only_layers": "1"}, "mlp_only_layers must list numbers of layers from 0 to 1, found '1'"),
+        ({"num_local_experts": 4}, "num_experts 3 and num_local_experts 4 are one size, and differ"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(change: dict[str, Any], message: str) -> None:
+    """Layers that are not there, and two numbers of experts."""
+    with pytest.raises(InputError) as caught:
+        Architecture.from_hf_config(load_family("qwen3_moe"), {**CONFIGS["qwen3_moe"], **change})
+    assert [problem.message for problem in caught.value.problems] == [message]
+
+
+@pytest.mark.parametrize("keys", [("num_experts",), ("num_local_experts",), ("num_experts", "num_local_experts")])
+def test_a_size_keeps_the_keys_that_say_it(keys: tuple[str, ...]) -> None:
+    """Older and newer configs have one of two names; the large one has those of the small one."""
+    config = {key: value for key, value in CONFIGS["qwen3_moe"].items() if key != "num_experts"}
+    small = Architecture.from_hf_config(load_family("qwen3_moe"), config | dict.fromkeys(keys, 3))
+    large = small.grown({"num_experts": 6}).config
+    assert {key: large[key] for key in large if key.endswith("_experts")} == dict.fromkeys(keys, 6)
+
+
+def test_an_expert_of_a_plain_layer_is_refused(tmp_path: Path) -> None:
+    """The library would not read it."""
+    config = CONFIGS["qwen3_moe"]
+    name = "layers.1.mlp.experts.0.up_proj.weight"
+    tensors = arrays(config) | {name: np.zeros((5, 8), np.float32)}
+    with pytest.raises(InputError) as caught:
+        open_model(write(tmp_path / "small", config, tensors))
+    assert [problem.message for problem in caught.value.problems] == [
+        f"{name} is in layer 1, which has none by mlp_only_layers of the config"
+    ]
 
 
 # --- the fit ----------------------------------------------------------------------------------------------------------
@@ -337,11 +489,11 @@ def test_experts_with_fused_and_transposed_tensors(tmp_path: Path) -> None:
     """Slices that hold two tensors, or one turned around: what is read is written, and grows by the equation."""
     family = Path(__file__).parents[1] / "schema" / "v1" / "valid" / "family-experts.yaml"
     values = np.random.default_rng(0)
-    shapes = {f"h.{i}.router": (3, 8) for i in range(2)}
+    shapes = {f"h.{i}.router": (3, 8) for i in range(2)} | {"h.2.plain": (8, 8)}
     shapes |= {f"h.{i}.{e}.gate_up": (12, 8) for i in range(2) for e in range(3)}
     shapes |= {f"h.{i}.{e}.down": (6, 8) for i in range(2) for e in range(3)}
     tensors = {name: values.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    config = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 6, "num_experts": 3}
+    config = {"num_hidden_layers": 3, "hidden_size": 8, "intermediate_size": 6, "num_experts": 3, "plain_layers": [2]}
     path = write(tmp_path / "small", {**config, "model_type": "experts", "num_experts_per_tok": 2}, tensors)
     assert check_family(family, path).problems == ()
     (tmp_path / "family.yaml").write_text(family.read_text("utf-8"), "utf-8")

@@ -120,7 +120,7 @@ def test_growths_reach_every_family_and_method() -> None:
     """No method is always refused, and no family left out."""
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=400, database=None, derandomize=True)
+    @settings(max_examples=800, database=None, derandomize=True)
     @given(growths())
     def look(drawn: DrawnGrowth) -> None:
         seen[drawn.growth.small.family.name] += 1

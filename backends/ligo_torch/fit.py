@@ -79,8 +79,8 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
     tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
     small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
-    family, term = task.growth.small.family, task.operator.terms[0]
-    allowed = {stack: same_kind(task.growth, stack, sources(term, task.growth, stack)) for stack in family.stacks}
+    family, main = task.growth.small.family, task.operator.main
+    allowed = {stack: same_kind(task.growth, stack, sources(main, family, stack)) for stack in family.stacks}
     learned = LearnableOperator(family, task.operator, small, allowed, task.frozen)
     return model, learned, Batches(tokens, options, objective, Draws(task.seed), device)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ligo_spec.family import LAYER, Family, at_layer
+from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import arrays_of, with_arrays
 from ligo_spec.operator import Mix, Operator, Term
 from ligo_torch.backend import apply_map
@@ -70,8 +71,8 @@ class LearnableOperator:
             total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
             total = total - self.family.tensors[template].offset if self.family.tensors[template].offset else total
             if LAYER in template:
-                named = enumerate(total.unbind())
-                large |= {at_layer(template, i): value for i, value in named if self.family.in_layer(template, i)}
+                there = grown_layers(self.family, self.start, template)
+                large |= {at_layer(template, i): total[i] for i in there if i is not None}
             else:
                 large[template] = total
         return large
