@@ -29,6 +29,7 @@ from ligo_spec.measures import (
 )
 from ligo_spec.operator import Growth, Mix, Operator, Term
 from ligo_spec.relations import Attention, Multiplier, Norm, Routing, Scale
+from ligo_spec.silence import adds_nothing, silent, standing
 
 TOLERANCE = 1e-7
 """Errors up to here are rounding: weights such as √(d/d') are not exact in float64, their squares are compared."""
@@ -367,7 +368,8 @@ class _Checks:
         order: list[int] = []
         tensors = [name for name in self.family.tensors if self.family.stack_of(name) == stack]
         for layer in range(self.growth.large.depth(stack)) if tensors else ():
-            if self._silent(stack, layer):
+            place = stack, layer, self.main[stack][layer]
+            if silent(self.operator, self.family, *place):
                 continue
             rows = [(name, row) for name in tensors if self._has(name, layer) for row in self._rows(name, layer)]
             source = int(np.argmax(rows[0][1]))
@@ -375,6 +377,8 @@ class _Checks:
             error, name = max((float(np.abs(row - wanted).max()), name) for name, row in rows)
             if error > TOLERANCE:
                 message = f"{name} is a mixture, neither one small layer nor silent"
+                if adds_nothing(self.operator, self.family, *place):
+                    message = f"adds nothing, but {standing(self.family, stack)[0]} stands in the stream and changes it"
                 yield Broken("depth", _layer_of(stack, layer), message, error)
                 return
             order.append(source)
@@ -385,18 +389,6 @@ class _Checks:
     def _rows(self, template: str, layer: int) -> list[Mix]:
         """The depth rows of a tensor in one layer, one a term."""
         return [term.mix(template)[layer] for term in self.operator.terms_of(template)]
-
-    def _silent(self, stack: str, layer: int) -> bool:
-        """Whether a layer adds nothing: all that it writes to the residual stream is zero, and no norm stands in it."""
-        residual = self.family.stacks[stack].residual
-        norms = [norm for norm in self.family.relations.norms if self.family.stack_of(norm.gain) == stack]
-        if any(norm.reads == norm.writes == residual for norm in norms):
-            return False
-        gains = [scale.gain for scale in self.family.relations.scales if scale.writes == residual]
-        gains += [norm.gain for norm in norms if norm.writes == residual]
-        written = [n for n in (*self.family.writers(residual), *gains) if self.family.stack_of(n) == stack]
-        there = [name for name in written if self._has(name, layer)]
-        return all(not row.any() for name in there for row in self._rows(name, layer))
 
 
 def _layer_of(stack: str, layer: int) -> str:

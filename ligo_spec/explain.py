@@ -11,12 +11,13 @@ from typing import Any
 from ligo_spec.certify import Broken
 from ligo_spec.documents import dump
 from ligo_spec.errors import InputError, Problem, printable
-from ligo_spec.family import EVERY, LAYER
+from ligo_spec.family import LAYER, Family
 from ligo_spec.job import Job, Small, certificate, growth_of, learned_operator, load_job, open_small, start_of
-from ligo_spec.layer_kinds import grown_layers, settled
+from ligo_spec.layer_kinds import grown_layers, settled, sources
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
-from ligo_spec.operator import Growth, Operator, Term
+from ligo_spec.operator import Growth, Mix, Operator, Term, every
 from ligo_spec.outputs import Outputs, plan_outputs
+from ligo_spec.silence import silent
 
 MAX_EPS = 1e30
 """No norm has an epsilon of this size; what is scaled stays below, and so a number."""
@@ -107,7 +108,7 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
         config={key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)},
         tensors=tuple(_changes(outputs, growth, operator)),
         maps=tuple(_map_summaries(shown.main, small, learned.frozen)),
-        depth=tuple(_depth_rows(operator.main)),
+        depth=tuple(_depth_rows(operator, growth.small.family)),
         parameters=(sum(prod(i.shape) for i in kept), sum(prod(i.shape) for i in outputs.infos.values())),
         bytes=(sum(i.nbytes for i in kept), sum(i.nbytes for i in outputs.infos.values())),
         learned=learned.count,
@@ -197,7 +198,7 @@ def _how(template: str, maps: Sequence[Map], term: Term) -> str:
         return widened
     mix = term.mix(template)
     one_hot = bool((((mix == 0) | (mix == 1)).all()) and (mix.sum(axis=1) <= 1).all())
-    return f"{widened}, layer {'copied' if one_hot else 'mixed'}"
+    return f"{widened}, layer {('copied' if mix.any(axis=1).all() else 'copied or zero') if one_hot else 'mixed'}"
 
 
 def _map_summaries(term: Term, small: Small, frozen: Collection[int]) -> list[MapSummary]:
@@ -219,15 +220,31 @@ def _map_summaries(term: Term, small: Small, frozen: Collection[int]) -> list[Ma
     return summaries
 
 
-def _depth_rows(term: Term) -> list[str]:
-    """One line a depth map that is shared by all tensors: where each layer comes from."""
+def _depth_rows(operator: Operator, family: Family) -> list[str]:
+    """One line a stack whose layers each come from one: ``0-3, 3 (silent), 4-7``, as ``ranges`` would have it."""
     rows = []
-    for key, mix in term.depth.items():
-        if key.endswith(EVERY):
-            sources = [
-                str(int(row.argmax())) if row.max() == 1 and row.sum() == 1 else "mixed" if row.any() else "silent"
-                for row in mix
-            ]
-            stack = key.removesuffix(EVERY)
-            rows.append(" ".join(sources) if len(term.depth) == 1 else f"{stack}: {' '.join(sources)}")
+    for stack in family.stacks:
+        mix = operator.main.depth.get(every(stack))
+        if mix is not None:
+            main = enumerate(sources(operator.main, family, stack))
+            quiet = [silent(operator, family, stack, layer, source) for layer, source in main]
+            names = [_source(row, quiet=each) for row, each in zip(mix, quiet, strict=True)]
+            rows.append(("" if len(family.stacks) == 1 else f"{stack}: ") + _runs(names))
     return rows
+
+
+def _source(row: Mix, *, quiet: bool) -> int | str:
+    if not row.any():
+        return "silent"
+    if row.max() != 1 or row.sum() != 1:
+        return "mixed"
+    return f"{row.argmax()} (silent)" if quiet else int(row.argmax())
+
+
+def _runs(sources: Sequence[int | str]) -> str:
+    """``0, 1, 2, 5`` as ``0-2, 5``."""
+    runs: list[list[int | str]] = []
+    for source in sources:
+        follows = runs and isinstance(source, int) and runs[-1][-1] == source - 1
+        runs[-1].append(source) if follows else runs.append([source])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -229,7 +229,8 @@ def start_of(job: Job, growth: Growth, operator: str | Path | None = None) -> Op
     try:
         return build_operator(growth, choice.width, choice.depth, seed=job.plan.seed)
     except PlanError as error:
-        raise PlanError(job.problem(problem.message, "operator") for problem in error.problems) from error
+        keys = [(problem.message, problem.where.split(".") if problem.where else ()) for problem in error.problems]
+        raise PlanError(job.problem(message, "operator", *place) for message, place in keys) from error
 
 
 def learned_operator(job: Job, growth: Growth, start: Operator) -> Learnable:

@@ -87,7 +87,9 @@ class OperatorChoice(Document):
         }
     )
 
-    preset: Literal["ligo", "stackbert", "net2net", "hypercloning"] | None = None
+    preset: (
+        Literal["ligo", "stackbert", "net2net", "hypercloning", "gstack", "llama_pro", "solar", "mslt", "midas"] | None
+    ) = None
     """A paper's method, as a named fragment; ``ligo explain`` prints it in full."""
     width: Annotated[
         WidthMethod | None,

@@ -7,5 +7,10 @@ PRESETS = {
     "stackbert": '{"depth": {"method": "stack"}}',
     "net2net": '{"width": {"method": "net2net"}, "depth": {"method": "stack"}}',
     "hypercloning": '{"width": {"method": "hypercloning"}, "depth": {"method": "stack"}}',
+    "gstack": '{"depth": {"method": "stack"}}',
+    "llama_pro": '{"depth": {"method": "identity"}}',
+    "solar": '{"depth": {"method": "overlap"}}',
+    "mslt": '{"depth": {"method": "copy_last"}}',
+    "midas": '{"depth": {"method": "copy_middle"}}',
 }
 """By name: the ``operator`` of a plan, as JSON. ``ligo`` is the start of arXiv 2303.00980's operator."""

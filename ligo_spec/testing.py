@@ -6,9 +6,10 @@ generator of that seed, normal and never constant, because constant or symmetric
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from ligo_spec.family import Family, FlagRule, at_layer, family_names, load_fami
 from ligo_spec.family_sizes import can_grow, index_sizes, small_configs, target_parts, turns_pairs
 from ligo_spec.layer_kinds import fixed_kinds, grown_layers, same_kind
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of, dense, with_arrays
-from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, build_operator
+from ligo_spec.methods import DEPTH_METHODS, OPTIONS, WIDTH_METHODS, build_operator
 from ligo_spec.operator import Growth, Mix, Operator, SpaceMaps, Term, every
 from ligo_spec.operator_check import check_operator
 from ligo_spec.plan import OperatorChoice
@@ -157,6 +158,9 @@ def _flag_values(rule: FlagRule) -> st.SearchStrategy[Any]:
 def targets(draw: st.DrawFn, small: Architecture) -> Growth:
     """Growths of a small architecture to any sizes that its family allows; nothing may grow too."""
     target = {name: size for part in target_parts(small) for name, size in draw(st.sampled_from(part)).items()}
+    if draw(st.integers(0, 3)) == 0:  # among targets of all sizes, those of more layers alone would be rare
+        counts = {stack.count for stack in small.family.stacks.values()}
+        target = {name: size for name, size in target.items() if name in counts}
     assume(can_grow(small, target))
     if draw(st.integers(0, 4)) == 0:  # a larger vocabulary changes what is predicted, so most have none
         target = target | {name: small.sizes[name] + draw(st.integers(0, 4)) for name in index_sizes(small.family)}
@@ -183,13 +187,8 @@ def growths(
     family = load_family(draw(st.sampled_from(list(families or family_names()))))
     growth = draw(draw(architectures(family, config).map(targets)))
     chosen = {"width": draw(st.sampled_from(list(width))), "depth": draw(st.sampled_from(list(depth)))}
-    named = {axis: {"method": name} for axis, name in chosen.items() if name is not None}
+    named = {axis: draw(_method(name, growth)) for axis, name in chosen.items() if name is not None}
     choice = OperatorChoice.model_validate(named)
-    options = _options(choice)
-    if options:
-        choice = OperatorChoice.model_validate(
-            {axis: {**fragment, **draw(options.get(axis, st.just({})))} for axis, fragment in named.items()}
-        )
     seed = draw(st.integers(0, 2**16))
     try:
         operator = build_operator(growth, choice.width, choice.depth, seed=seed)
@@ -199,21 +198,36 @@ def growths(
     return DrawnGrowth(growth, choice, seed, operator)
 
 
-def _options(choice: OperatorChoice) -> dict[str, st.SearchStrategy[dict[str, Any]]]:
-    """Values for the options of the chosen methods that have a few named values."""
-    found = {}
-    for axis in ("width", "depth"):
-        method = getattr(choice, axis)
-        if method is None:
-            continue
-        named = {
-            name: st.sampled_from(sorted(field.annotation.__args__))
-            for name, field in type(method).model_fields.items()
-            if name != "method" and getattr(field.annotation, "__args__", None)
-        }
-        if named:
-            found[axis] = st.fixed_dictionaries(named)
+@st.composite
+def _method(draw: st.DrawFn, name: str, growth: Growth) -> dict[str, Any]:
+    """A method with values for those of its options that have a few named ones, or that ``_FREE`` knows."""
+    found: dict[str, Any] = {"method": name}
+    for key, field in OPTIONS[name].model_fields.items():
+        if key != "method" and get_origin(field.annotation) is Literal:
+            found[key] = draw(st.sampled_from(sorted(get_args(field.annotation))))
+        elif key in _FREE:
+            found[key] = draw(_FREE[key](growth))
     return found
+
+
+def _block(growth: Growth) -> st.SearchStrategy[int | None]:
+    return st.none() | st.integers(1, max(growth.small.depths.values()))
+
+
+@st.composite
+def _layers(draw: st.DrawFn, growth: Growth) -> str | dict[str, str]:
+    """A text for every stack that names as many layers as it has, each where its kind can be."""
+    texts = {}
+    for stack in growth.small.family.stacks:
+        main = draw(_places(growth, stack))
+        starts = [0, *(i for i in range(1, len(main)) if main[i] != main[i - 1] + 1), len(main)]
+        runs = [main[a:b] for a, b in itertools.pairwise(starts)]
+        texts[stack] = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return texts if len(texts) > 1 else next(iter(texts.values()))
+
+
+_FREE: dict[str, Callable[[Growth], st.SearchStrategy[Any]]] = {"block": _block, "layers": _layers}
+"""Values for options of depth methods that any number or text may be."""
 
 
 @st.composite

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import ligo_spec
 from ligo_spec.certify import certify
+from ligo_spec.errors import PlanError
 from ligo_spec.family import LayerList, family_names, load_family
 from ligo_spec.job import open_model
+from ligo_spec.methods import build_operator
+from ligo_spec.operator import Growth
+from ligo_spec.plan import OperatorChoice
 from ligo_spec.testing import DrawnGrowth, architectures, growths, random_small
 from tests.family_table import ROWS
 from tests.forward import difference
@@ -133,3 +137,32 @@ def test_copies_of_everything_are_lossless(family: str) -> None:
     for drawn in some:
         small = random_small(drawn.growth.small, 2, np.float64)
         assert difference(drawn.growth, drawn.operator, small) <= 1e-9
+
+
+# --- depth ------------------------------------------------------------------------------------------------------------
+
+POST_NORM = {"bert": None, "roberta": None, "electra": None, "distilbert": None, "opt": "pre_norm"}
+"""Families whose norms stand in the stream, all or those without the flag: a layer that adds nothing norms it again."""
+
+SILENT = [{"method": "zero_layers"}, *({"method": "identity", "place": place} for place in ("spread", "end", "start"))]
+"""Every way to add layers that add nothing."""
+
+
+@pytest.mark.parametrize("family", ROWS)
+@settings(max_examples=8, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_layers_that_add_nothing_are_lossless(family: str, data: st.DataObject) -> None:
+    """Identity blocks and layers of zeros, wherever norms stand before or after the branches: on paper and in fact."""
+    small = data.draw(architectures(load_family(family), ROWS[family].config))
+    more = data.draw(st.lists(st.integers(0, 3), min_size=len(small.depths), max_size=len(small.depths)).filter(any))
+    counts = [stack.count for stack in small.family.stacks.values()]
+    growth = Growth(small, small.grown({count: small.sizes[count] + n for count, n in zip(counts, more, strict=True)}))
+    choice = OperatorChoice.model_validate({"depth": data.draw(st.sampled_from(SILENT))})
+    try:
+        operator = build_operator(growth, None, choice.depth)
+    except PlanError as error:
+        assume("which has no layers.{i}.attn_norm.weight" not in str(error))  # a first layer that has no like
+        raise
+    flag = POST_NORM.get(family)
+    wanted = family not in POST_NORM or (flag is not None and small.flags[flag])
+    assert agree(growth, operator, data.draw(st.integers(0, 2**16))) == wanted

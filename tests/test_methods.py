@@ -19,6 +19,7 @@ from ligo_spec.operator import Growth, Operator
 from ligo_spec.testing import random_small
 from tests.forward import outputs
 from tests.test_certify import CONFIGS, TWICE, growth_of, operator_of
+from tests.test_depth import COPIES, SILENT
 
 Array = npt.NDArray[Any]
 Q, K, V, O = (f"layers.0.attn.{name}.weight" for name in "qkvo")  # noqa: E741
@@ -308,6 +309,8 @@ def test_growth_cannot_shrink() -> None:
 
 
 def test_every_method_is_tested_here() -> None:
-    """A new method must be added to the tests above, or this one fails."""
+    """A new method must be added to the tests above or to those of depth methods, or this one fails."""
     assert WIDTH_METHODS == ("hypercloning", "net2net", "noisy_average", "zero_pad")
-    assert DEPTH_METHODS == ("interpolate", "noisy_stack", "stack")
+    listed: list[Any] = [case[0] for case in COPIES] + [case[0] for case in SILENT]
+    elsewhere = {depth if isinstance(depth, str) else depth["method"] for depth in listed}
+    assert {"interpolate", "noisy_stack", "stack"} | elsewhere == set(DEPTH_METHODS)

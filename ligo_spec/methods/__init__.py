@@ -12,9 +12,25 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ligo_spec import layer_kinds
+from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.methods import hypercloning, interpolate, net2net, noisy_average, noisy_stack, stack, zero_pad
+from ligo_spec.methods import (
+    copy_last,
+    copy_middle,
+    hypercloning,
+    identity,
+    interpolate,
+    net2net,
+    noisy_average,
+    noisy_stack,
+    overlap,
+    ranges,
+    rounding,
+    stack,
+    zero_layers,
+    zero_pad,
+)
 from ligo_spec.methods.width import Width
 from ligo_spec.operator import Growth, Mix, Operator, Term
 
@@ -25,7 +41,16 @@ WidthMethod = Annotated[
 """The options of every width method, told apart by ``method``."""
 
 DepthMethod = Annotated[
-    stack.Stack | interpolate.Interpolate | noisy_stack.NoisyStack,
+    stack.Stack
+    | interpolate.Interpolate
+    | noisy_stack.NoisyStack
+    | identity.Identity
+    | zero_layers.ZeroLayers
+    | copy_last.CopyLast
+    | copy_middle.CopyMiddle
+    | rounding.Rounding
+    | overlap.Overlap
+    | ranges.Ranges,
     Field(discriminator="method"),
 ]
 """The options of every depth method, told apart by ``method``."""
@@ -41,10 +66,20 @@ _DEPTH: dict[type, Callable[[Growth, str, Any, Draws], dict[str, Mix]]] = {
     stack.Stack: stack.depth,
     interpolate.Interpolate: interpolate.depth,
     noisy_stack.NoisyStack: noisy_stack.depth,
+    identity.Identity: identity.depth,
+    zero_layers.ZeroLayers: zero_layers.depth,
+    copy_last.CopyLast: copy_last.depth,
+    copy_middle.CopyMiddle: copy_middle.depth,
+    rounding.Rounding: rounding.depth,
+    overlap.Overlap: overlap.depth,
+    ranges.Ranges: ranges.depth,
 }
 
 WIDTH_METHODS = tuple(sorted(kind.model_fields["method"].default for kind in _WIDTH))  # type: ignore[attr-defined]
 DEPTH_METHODS = tuple(sorted(kind.model_fields["method"].default for kind in _DEPTH))  # type: ignore[attr-defined]
+
+OPTIONS: dict[str, type[Document]] = {kind.model_fields["method"].default: kind for kind in (*_WIDTH, *_DEPTH)}  # type: ignore[attr-defined]
+"""The model of every method's options, by the method's name."""
 
 
 def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod | None, *, seed: int = 0) -> Operator:
