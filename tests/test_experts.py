@@ -20,9 +20,9 @@ from ligo_spec.family_check import check_family
 from ligo_spec.inspection import inspect
 from ligo_spec.job import open_model
 from ligo_spec.layer_kinds import settled
-from ligo_spec.maps import Dense, Map, Select
+from ligo_spec.maps import Dense, Map, Select, dense
 from ligo_spec.numpy_backend import NumpyBackend
-from ligo_spec.operator import Growth, Operator, every
+from ligo_spec.operator import Growth, Operator, Term, every
 from ligo_spec.operator_check import check_operator
 from ligo_spec.operator_file import load_operator
 from ligo_spec.outputs import plan_outputs
@@ -316,6 +316,38 @@ def test_a_map_of_experts_that_is_off_is_seen_by_both(family: str, flags: dict[s
         changed = copied.copy()
         changed[row, (row + 1) % 3] += 0.25
         assert not agree(growth, wider(operator, Dense(changed)))
+
+
+UP = "layers.{i}.experts.up.weight"
+
+
+def summed(growth: Growth, *halves: str) -> Operator:
+    """HyperCloning of which the experts' up is a sum of two terms: each has one of two maps of some spaces."""
+    operator = operator_of(growth, width="hypercloning")
+    main = operator.main
+    others = frozenset(growth.small.family.tensors) - {UP}
+    terms = [replace(main, tensors=others)]
+    for side in (0, 1):
+        maps, spaces = dict(main.maps), dict(main.spaces)
+        for space in halves:
+            whole = dense(main.map(space, "out", None))
+            half = np.where(np.arange(len(whole))[:, None] // (len(whole) // 2) == side, whole, 0.0)
+            maps[f"{space} {side}"] = (Dense(half),)
+            spaces[space] = replace(spaces[space], out=f"{space} {side}")
+        terms.append(Term(maps, spaces, main.depth, frozenset({UP})))
+    return replace(operator, terms=tuple(terms))
+
+
+def test_terms_add_up_along_one_space_of_an_expert() -> None:
+    """Units in two terms, the experts the same in both: their sum. Halves of both are a quarter of the tensor each."""
+    growth = growth_of("mixtral", {"num_local_experts": 6, "num_experts_per_tok": 4, "intermediate_size": 12})
+    assert agree(growth, summed(growth, "ffn"))
+    assert agree(growth, summed(growth, "experts"))
+    both = summed(growth, "ffn", "experts")
+    assert not agree(growth, both)
+    assert [str(item) for item in certify(growth, both)] == [
+        f"form: {UP}: 2 terms write two spaces, which is no map of each (off by 1)"
+    ]
 
 
 # --- layers without experts -------------------------------------------------------------------------------------------
