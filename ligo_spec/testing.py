@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
 from ligo_spec import reference
 from ligo_spec.architecture import Architecture
@@ -200,20 +201,26 @@ def growths(
 
 
 def _options(choice: OperatorChoice) -> dict[str, st.SearchStrategy[dict[str, Any]]]:
-    """Values for the options of the chosen methods that have a few named values."""
+    """Values for the options of the chosen methods that have a few named values, or examples in their schema."""
     found = {}
     for axis in ("width", "depth"):
         method = getattr(choice, axis)
         if method is None:
             continue
         named = {
-            name: st.sampled_from(sorted(field.annotation.__args__))
+            name: st.sampled_from(values)
             for name, field in type(method).model_fields.items()
-            if name != "method" and getattr(field.annotation, "__args__", None)
+            if name != "method" and (values := _values(field))
         }
         if named:
             found[axis] = st.fixed_dictionaries(named)
     return found
+
+
+def _values(field: FieldInfo) -> list[Any]:
+    if field.examples:
+        return [field.default, *field.examples]
+    return sorted(field.annotation.__args__) if get_origin(field.annotation) is Literal else []  # type: ignore[union-attr]
 
 
 @st.composite
