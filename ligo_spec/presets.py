@@ -7,5 +7,6 @@ PRESETS = {
     "stackbert": '{"depth": {"method": "stack"}}',
     "net2net": '{"width": {"method": "net2net"}, "depth": {"method": "stack"}}',
     "hypercloning": '{"width": {"method": "hypercloning"}, "depth": {"method": "stack"}}',
+    "lemon": '{"width": {"method": "lemon"}}',
 }
 """By name: the ``operator`` of a plan, as JSON. ``ligo`` is the start of arXiv 2303.00980's operator."""

@@ -14,12 +14,12 @@ from pydantic import Field
 from ligo_spec import layer_kinds
 from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.methods import hypercloning, interpolate, net2net, noisy_average, noisy_stack, stack, zero_pad
+from ligo_spec.methods import hypercloning, interpolate, lemon, net2net, noisy_average, noisy_stack, stack, zero_pad
 from ligo_spec.methods.width import Width
 from ligo_spec.operator import Growth, Mix, Operator, Term
 
 WidthMethod = Annotated[
-    hypercloning.HyperCloning | net2net.Net2Net | zero_pad.ZeroPad | noisy_average.NoisyAverage,
+    hypercloning.HyperCloning | net2net.Net2Net | lemon.Lemon | zero_pad.ZeroPad | noisy_average.NoisyAverage,
     Field(discriminator="method"),
 ]
 """The options of every width method, told apart by ``method``."""
@@ -33,6 +33,7 @@ DepthMethod = Annotated[
 _WIDTH: dict[type, Callable[[Growth, Any, Draws], Width]] = {
     hypercloning.HyperCloning: hypercloning.width,
     net2net.Net2Net: net2net.width,
+    lemon.Lemon: lemon.width,
     zero_pad.ZeroPad: zero_pad.width,
     noisy_average.NoisyAverage: noisy_average.width,
 }

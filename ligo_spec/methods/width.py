@@ -243,6 +243,11 @@ Choose = Callable[[str, int, int], Index]
 """``(axis, small, large)`` -> the small entry behind each large one."""
 
 
+def in_turn(axis: str, small: int, large: int) -> Index:
+    """Old entries one after another, and again from the first: as equally often as the sizes allow."""
+    return np.arange(large) % small
+
+
 def copies(growth: Growth, method: str, choose: Choose, share: Share = evenly) -> dict[str, Trio]:
     """Maps of a method that copies entries: ``B = S``, ``A = S / counts``, for every space (methods 3.1, 4.1).
 
