@@ -342,5 +342,13 @@ def test_growth_cannot_shrink() -> None:
 
 def test_every_method_is_tested_here() -> None:
     """A new method must be added to the tests above, or this one fails."""
-    assert WIDTH_METHODS == ("hypercloning", "lemon", "net2net", "noisy_average", "zero_pad")
+    assert WIDTH_METHODS == (
+        "center_tile",
+        "hypercloning",
+        "lemon",
+        "net2net",
+        "noisy_average",
+        "normalized_copy",
+        "zero_pad",
+    )
     assert DEPTH_METHODS == ("interpolate", "noisy_stack", "stack")

@@ -14,12 +14,29 @@ from pydantic import Field
 from ligo_spec import layer_kinds
 from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.methods import hypercloning, interpolate, lemon, net2net, noisy_average, noisy_stack, stack, zero_pad
+from ligo_spec.methods import (
+    center_tile,
+    hypercloning,
+    interpolate,
+    lemon,
+    net2net,
+    noisy_average,
+    noisy_stack,
+    normalized_copy,
+    stack,
+    zero_pad,
+)
 from ligo_spec.methods.width import Width
 from ligo_spec.operator import Growth, Mix, Operator, Term
 
 WidthMethod = Annotated[
-    hypercloning.HyperCloning | net2net.Net2Net | lemon.Lemon | zero_pad.ZeroPad | noisy_average.NoisyAverage,
+    hypercloning.HyperCloning
+    | net2net.Net2Net
+    | lemon.Lemon
+    | normalized_copy.NormalizedCopy
+    | zero_pad.ZeroPad
+    | center_tile.CenterTile
+    | noisy_average.NoisyAverage,
     Field(discriminator="method"),
 ]
 """The options of every width method, told apart by ``method``."""
@@ -34,6 +51,8 @@ _WIDTH: dict[type, Callable[[Growth, Any, Draws], Width]] = {
     hypercloning.HyperCloning: hypercloning.width,
     net2net.Net2Net: net2net.width,
     lemon.Lemon: lemon.width,
+    normalized_copy.NormalizedCopy: normalized_copy.width,
+    center_tile.CenterTile: center_tile.width,
     zero_pad.ZeroPad: zero_pad.width,
     noisy_average.NoisyAverage: noisy_average.width,
 }
