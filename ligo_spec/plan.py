@@ -87,7 +87,7 @@ class OperatorChoice(Document):
         }
     )
 
-    preset: Literal["ligo", "stackbert", "net2net", "hypercloning", "lemon"] | None = None
+    preset: Literal["ligo", "stackbert", "net2net", "hypercloning", "lemon", "bert2bert", "staged"] | None = None
     """A paper's method, as a named fragment; ``ligo explain`` prints it in full."""
     width: Annotated[
         WidthMethod | None,

@@ -7,6 +7,8 @@ PRESETS = {
     "stackbert": '{"depth": {"method": "stack"}}',
     "net2net": '{"width": {"method": "net2net"}, "depth": {"method": "stack"}}',
     "hypercloning": '{"width": {"method": "hypercloning"}, "depth": {"method": "stack"}}',
+    "bert2bert": '{"width": {"method": "bert2bert"}, "depth": {"method": "stack"}}',
+    "staged": '{"width": {"method": "staged"}}',
     "lemon": '{"width": {"method": "lemon"}}',
 }
 """By name: the ``operator`` of a plan, as JSON. ``ligo`` is the start of arXiv 2303.00980's operator."""

@@ -343,12 +343,14 @@ def test_growth_cannot_shrink() -> None:
 def test_every_method_is_tested_here() -> None:
     """A new method must be added to the tests above, or this one fails."""
     assert WIDTH_METHODS == (
+        "bert2bert",
         "center_tile",
         "hypercloning",
         "lemon",
         "net2net",
         "noisy_average",
         "normalized_copy",
+        "staged",
         "zero_pad",
     )
     assert DEPTH_METHODS == ("interpolate", "noisy_stack", "stack")

@@ -15,6 +15,7 @@ from ligo_spec import layer_kinds
 from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError, Problem
 from ligo_spec.methods import (
+    bert2bert,
     center_tile,
     hypercloning,
     interpolate,
@@ -24,10 +25,11 @@ from ligo_spec.methods import (
     noisy_stack,
     normalized_copy,
     stack,
+    staged,
     zero_pad,
 )
 from ligo_spec.methods.width import Width
-from ligo_spec.operator import Growth, Mix, Operator, Term
+from ligo_spec.operator import Growth, Mix, Operator
 
 WidthMethod = Annotated[
     hypercloning.HyperCloning
@@ -36,6 +38,8 @@ WidthMethod = Annotated[
     | normalized_copy.NormalizedCopy
     | zero_pad.ZeroPad
     | center_tile.CenterTile
+    | bert2bert.Bert2Bert
+    | staged.Staged
     | noisy_average.NoisyAverage,
     Field(discriminator="method"),
 ]
@@ -53,6 +57,8 @@ _WIDTH: dict[type, Callable[[Growth, Any, Draws], Width]] = {
     lemon.Lemon: lemon.width,
     normalized_copy.NormalizedCopy: normalized_copy.width,
     center_tile.CenterTile: center_tile.width,
+    bert2bert.Bert2Bert: bert2bert.width,
+    staged.Staged: staged.width,
     zero_pad.ZeroPad: zero_pad.width,
     noisy_average.NoisyAverage: noisy_average.width,
 }
@@ -77,7 +83,7 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
         seed: Of everything that is drawn.
 
     Returns:
-        An operator of one term.
+        An operator of one term, or of those that the width method adds.
 
     Raises:
         PlanError: A method is needed and not given, or has no rule for what should grow.
@@ -98,9 +104,9 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
     mixes: dict[str, Mix] = {}
     for stack_name in growth.small.family.stacks:
         mixes |= _DEPTH[type(depth)](growth, stack_name, depth, draws)
-    term = Term(widened.maps, widened.spaces, mixes)
-    mixed = [Problem("", f"{depth.method}: {text}") for text in layer_kinds.misfits(term, growth)]
+    terms = widened.terms(growth.small.family, mixes)
+    mixed = {f"{depth.method}: {text}" for term in terms for text in layer_kinds.misfits(term, growth, terms[0])}
     if mixed:
-        raise PlanError(mixed)
+        raise PlanError([Problem("", text) for text in sorted(mixed)])
     family = growth.small.family.name
-    return Operator(family, growth.small.sizes, growth.large.sizes, (term,), widened.eps_scale)
+    return Operator(family, growth.small.sizes, growth.large.sizes, terms, widened.eps_scale)

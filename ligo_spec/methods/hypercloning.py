@@ -18,7 +18,7 @@ from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError
 from ligo_spec.maps import Index
 from ligo_spec.methods.shares import noisily
-from ligo_spec.methods.width import Width, copies, named
+from ligo_spec.methods.width import Choose, Width, copies, named
 from ligo_spec.operator import Growth
 
 
@@ -36,13 +36,25 @@ def width(growth: Growth, options: HyperCloning, draws: Draws) -> Width:
     Raises:
         PlanError: A size does not grow by an integer factor, or ``head_dim`` grows under rotary positions.
     """
-    return named(copies(growth, options.method, _repeat, noisily(options.method, options.noise, draws)))
+    return named(
+        copies(growth, options.method, repeated(options.method), noisily(options.method, options.noise, draws))
+    )
 
 
-def _repeat(axis: str, small: int, large: int) -> Index:
-    if large % small:
-        raise PlanError(
-            f"hypercloning copies whole vectors: {axis} {small} → {large} is no integer factor "
-            f"(nearest: {small * max(1, large // small)}, {small * (large // small + 1)}); or use another width method"
-        )
-    return np.arange(large) % small
+def repeated(method: str) -> Choose:
+    """Every entry in turn, all equally often.
+
+    Args:
+        method: For the message of a refusal.
+    """
+
+    def choose(axis: str, small: int, large: int) -> Index:
+        if large % small:
+            raise PlanError(
+                f"{method} copies whole vectors: {axis} {small} → {large} is no integer factor "
+                f"(nearest: {small * max(1, large // small)}, {small * (large // small + 1)}); "
+                "or use another width method"
+            )
+        return np.arange(large) % small
+
+    return choose

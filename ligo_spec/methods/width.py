@@ -9,23 +9,59 @@ from typing import Literal
 import numpy as np
 
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.family import Repeat
+from ligo_spec.family import EVERY, Family, Repeat
 from ligo_spec.maps import Dense, Identity, Index, Kron, Map, Select, scaled, stack
 from ligo_spec.methods.shares import Share, counts, evenly, sums, weighted
-from ligo_spec.operator import Growth, SpaceMaps
+from ligo_spec.operator import Growth, Mix, SpaceMaps, Term
 from ligo_spec.relations import Attention, Multiplier
 
 Choices = tuple[Map, ...]
 """One map for all layers, or one per layer of the large model."""
 
 
+Follow = Callable[[str, Mix], Mix]
+"""``(stack, D)`` -> the depth map of a further term, from the one that the depth method gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A further term, for some tensors, which the first term then leaves to its parts (SPEC.md 3.3).
+
+    Args:
+        maps: By name; those of the spaces that its tensors touch.
+        spaces: Whose roles use them.
+        tensors: Canonical templates.
+        follow: Its depth maps; the depth method's own where it is left out.
+    """
+
+    maps: Mapping[str, Choices]
+    spaces: Mapping[str, SpaceMaps]
+    tensors: frozenset[str]
+    follow: Follow | None = None
+
+    def depth(self, family: Family, mixes: Mapping[str, Mix]) -> dict[str, Mix]:
+        """Its depth maps, for its own tensors."""
+        own = {key: mix for key, mix in mixes.items() if key in self.tensors or key.endswith(EVERY)}
+        if self.follow is None:
+            return own
+        return {key: self.follow(str(family.stack_of_key(key)), mix) for key, mix in own.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Width:
-    """What a width method gives: named maps, who uses them, and factors of the norms' epsilons."""
+    """What a width method gives: named maps, who uses them, factors of the norms' epsilons, and further terms."""
 
     maps: Mapping[str, Choices]
     spaces: Mapping[str, SpaceMaps]
     eps_scale: Mapping[str, float]
+    parts: tuple[Part, ...] = ()
+
+    def terms(self, family: Family, mixes: Mapping[str, Mix]) -> tuple[Term, ...]:
+        """The terms of the operator whose layers are mixed so: one, and one a part."""
+        left = frozenset().union(*(part.tensors for part in self.parts))
+        main = Term(self.maps, self.spaces, mixes, frozenset(family.tensors.keys() - left) if left else None)
+        more = (Term(part.maps, part.spaces, part.depth(family, mixes), part.tensors) for part in self.parts)
+        return (main, *more)
 
 
 @dataclass(frozen=True, eq=False)
