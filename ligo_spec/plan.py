@@ -88,7 +88,21 @@ class OperatorChoice(Document):
     )
 
     preset: (
-        Literal["ligo", "stackbert", "net2net", "hypercloning", "gstack", "llama_pro", "solar", "mslt", "midas"] | None
+        Literal[
+            "ligo",
+            "stackbert",
+            "net2net",
+            "hypercloning",
+            "bert2bert",
+            "staged",
+            "lemon",
+            "gstack",
+            "llama_pro",
+            "solar",
+            "mslt",
+            "midas",
+        ]
+        | None
     ) = None
     """A paper's method, as a named fragment; ``ligo explain`` prints it in full."""
     width: Annotated[

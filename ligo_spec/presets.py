@@ -12,5 +12,8 @@ PRESETS = {
     "solar": '{"depth": {"method": "overlap"}}',
     "mslt": '{"depth": {"method": "copy_last"}}',
     "midas": '{"depth": {"method": "copy_middle"}}',
+    "bert2bert": '{"width": {"method": "bert2bert"}, "depth": {"method": "stack"}}',
+    "staged": '{"width": {"method": "staged"}}',
+    "lemon": '{"width": {"method": "lemon"}}',
 }
 """By name: the ``operator`` of a plan, as JSON. ``ligo`` is the start of arXiv 2303.00980's operator."""

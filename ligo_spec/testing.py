@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_origin
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
 from ligo_spec import reference
 from ligo_spec.architecture import Architecture
@@ -203,8 +204,8 @@ def _method(draw: st.DrawFn, name: str, growth: Growth) -> dict[str, Any]:
     """A method with values for those of its options that have a few named ones, or that ``_FREE`` knows."""
     found: dict[str, Any] = {"method": name}
     for key, field in OPTIONS[name].model_fields.items():
-        if key != "method" and get_origin(field.annotation) is Literal:
-            found[key] = draw(st.sampled_from(sorted(get_args(field.annotation))))
+        if key != "method" and (values := _values(field)):
+            found[key] = draw(st.sampled_from(values))
         elif key in _FREE:
             found[key] = draw(_FREE[key](growth))
     return found
@@ -228,6 +229,12 @@ def _layers(draw: st.DrawFn, growth: Growth) -> str | dict[str, str]:
 
 _FREE: dict[str, Callable[[Growth], st.SearchStrategy[Any]]] = {"block": _block, "layers": _layers}
 """Values for options of depth methods that any number or text may be."""
+
+
+def _values(field: FieldInfo) -> list[Any]:
+    if field.examples:
+        return [field.default, *field.examples]
+    return sorted(field.annotation.__args__) if get_origin(field.annotation) is Literal else []  # type: ignore[union-attr]
 
 
 @st.composite

@@ -16,26 +16,39 @@ from ligo_spec.documents import Document
 from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError, Problem
 from ligo_spec.methods import (
+    bert2bert,
+    center_tile,
     copy_last,
     copy_middle,
     hypercloning,
     identity,
     interpolate,
+    lemon,
     net2net,
     noisy_average,
     noisy_stack,
+    normalized_copy,
     overlap,
     ranges,
     rounding,
     stack,
+    staged,
     zero_layers,
     zero_pad,
 )
 from ligo_spec.methods.width import Width
-from ligo_spec.operator import Growth, Mix, Operator, Term
+from ligo_spec.operator import Growth, Mix, Operator
 
 WidthMethod = Annotated[
-    hypercloning.HyperCloning | net2net.Net2Net | zero_pad.ZeroPad | noisy_average.NoisyAverage,
+    hypercloning.HyperCloning
+    | net2net.Net2Net
+    | lemon.Lemon
+    | normalized_copy.NormalizedCopy
+    | zero_pad.ZeroPad
+    | center_tile.CenterTile
+    | bert2bert.Bert2Bert
+    | staged.Staged
+    | noisy_average.NoisyAverage,
     Field(discriminator="method"),
 ]
 """The options of every width method, told apart by ``method``."""
@@ -58,6 +71,11 @@ DepthMethod = Annotated[
 _WIDTH: dict[type, Callable[[Growth, Any, Draws], Width]] = {
     hypercloning.HyperCloning: hypercloning.width,
     net2net.Net2Net: net2net.width,
+    lemon.Lemon: lemon.width,
+    normalized_copy.NormalizedCopy: normalized_copy.width,
+    center_tile.CenterTile: center_tile.width,
+    bert2bert.Bert2Bert: bert2bert.width,
+    staged.Staged: staged.width,
     zero_pad.ZeroPad: zero_pad.width,
     noisy_average.NoisyAverage: noisy_average.width,
 }
@@ -92,7 +110,7 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
         seed: Of everything that is drawn.
 
     Returns:
-        An operator of one term.
+        An operator of one term, or of those that the width method adds.
 
     Raises:
         PlanError: A method is needed and not given, or has no rule for what should grow.
@@ -113,9 +131,9 @@ def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod
     mixes: dict[str, Mix] = {}
     for stack_name in growth.small.family.stacks:
         mixes |= _DEPTH[type(depth)](growth, stack_name, depth, draws)
-    term = Term(widened.maps, widened.spaces, mixes)
-    mixed = [Problem("", f"{depth.method}: {text}") for text in layer_kinds.misfits(term, growth)]
+    terms = widened.terms(growth.small.family, mixes)
+    mixed = {f"{depth.method}: {text}" for term in terms for text in layer_kinds.misfits(term, growth, terms[0])}
     if mixed:
-        raise PlanError(mixed)
+        raise PlanError([Problem("", text) for text in sorted(mixed)])
     family = growth.small.family.name
-    return Operator(family, growth.small.sizes, growth.large.sizes, (term,), widened.eps_scale)
+    return Operator(family, growth.small.sizes, growth.large.sizes, terms, widened.eps_scale)

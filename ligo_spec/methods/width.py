@@ -9,22 +9,59 @@ from typing import Literal
 import numpy as np
 
 from ligo_spec.errors import PlanError, Problem
-from ligo_spec.family import Repeat
+from ligo_spec.family import EVERY, Family, Repeat
 from ligo_spec.maps import Dense, Identity, Index, Kron, Map, Select, scaled, stack
-from ligo_spec.operator import Growth, SpaceMaps
+from ligo_spec.methods.shares import Share, counts, evenly, sums, weighted
+from ligo_spec.operator import Growth, Mix, SpaceMaps, Term
 from ligo_spec.relations import Attention, Multiplier
 
 Choices = tuple[Map, ...]
 """One map for all layers, or one per layer of the large model."""
 
 
+Follow = Callable[[str, Mix], Mix]
+"""``(stack, D)`` -> the depth map of a further term, from the one that the depth method gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A further term, for some tensors, which the first term then leaves to its parts (SPEC.md 3.3).
+
+    Args:
+        maps: By name; those of the spaces that its tensors touch.
+        spaces: Whose roles use them.
+        tensors: Canonical templates.
+        follow: Its depth maps; the depth method's own where it is left out.
+    """
+
+    maps: Mapping[str, Choices]
+    spaces: Mapping[str, SpaceMaps]
+    tensors: frozenset[str]
+    follow: Follow | None = None
+
+    def depth(self, family: Family, mixes: Mapping[str, Mix]) -> dict[str, Mix]:
+        """Its depth maps, for its own tensors."""
+        own = {key: mix for key, mix in mixes.items() if key in self.tensors or key.endswith(EVERY)}
+        if self.follow is None:
+            return own
+        return {key: self.follow(str(family.stack_of_key(key)), mix) for key, mix in own.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Width:
-    """What a width method gives: named maps, who uses them, and factors of the norms' epsilons."""
+    """What a width method gives: named maps, who uses them, factors of the norms' epsilons, and further terms."""
 
     maps: Mapping[str, Choices]
     spaces: Mapping[str, SpaceMaps]
     eps_scale: Mapping[str, float]
+    parts: tuple[Part, ...] = ()
+
+    def terms(self, family: Family, mixes: Mapping[str, Mix]) -> tuple[Term, ...]:
+        """The terms of the operator whose layers are mixed so: one, and one a part."""
+        left = frozenset().union(*(part.tensors for part in self.parts))
+        main = Term(self.maps, self.spaces, mixes, frozenset(family.tensors.keys() - left) if left else None)
+        more = (Term(part.maps, part.spaces, part.depth(family, mixes), part.tensors) for part in self.parts)
+        return (main, *more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +279,12 @@ Choose = Callable[[str, int, int], Index]
 """``(axis, small, large)`` -> the small entry behind each large one."""
 
 
-def copies(growth: Growth, method: str, choose: Choose) -> dict[str, Trio]:
+def in_turn(axis: str, small: int, large: int) -> Index:
+    """Old entries one after another, and again from the first: as equally often as the sizes allow."""
+    return np.arange(large) % small
+
+
+def copies(growth: Growth, method: str, choose: Choose, share: Share = evenly) -> dict[str, Trio]:
     """Maps of a method that copies entries: ``B = S``, ``A = S / counts``, for every space (methods 3.1, 4.1).
 
     Query and key rows share the softmax's change of scale; a tied space swaps its pair, so that one tensor serves
@@ -252,6 +294,7 @@ def copies(growth: Growth, method: str, choose: Choose) -> dict[str, Trio]:
         growth: Small and large architecture.
         method: For messages.
         choose: Picks the copies along one axis.
+        share: Divides what is read among the copies; evenly where it is left out.
 
     Raises:
         PlanError: Something has no rule.
@@ -266,15 +309,15 @@ def copies(growth: Growth, method: str, choose: Choose) -> dict[str, Trio]:
         for axis in space.axes
     }
     for attention in family.relations.attention:
-        trios |= _attention_copies(growth, attention, axes)
+        trios |= _attention_copies(growth, attention, axes, share)
     for name, space in family.spaces.items():
         if name not in trios:
-            trios[name] = split(product([axes[axis] for axis in space.axes]))
+            trios[name] = split(name, product([axes[axis] for axis in space.axes]), share)
     linked(growth, trios, swapped)
     return {name: trios[name] for name in family.spaces}
 
 
-def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Select]) -> dict[str, Trio]:
+def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Select], share: Share) -> dict[str, Trio]:
     small, large = head_sizes(growth, attention)
     spaces = growth.small.family.spaces
     groups, inner = (axes[axis] for axis in spaces[attention.key].axes)
@@ -285,15 +328,16 @@ def _attention_copies(growth: Growth, attention: Attention, axes: dict[str, Sele
     before = {raw: trio(product([rows[to], inner])) for raw, to in raw_spaces(growth).items() if to in rows}
     # q'·k' sums counts[j] copies of every product and is divided by sqrt(d') where it was divided by sqrt(d)
     factor = np.sqrt(large.head_dim / small.head_dim) if attention.scaled else 1.0
-    share = factor / counts(inner)
-    scored = weighted(inner, np.sqrt(share)[inner.index])
+    root = np.sqrt(factor / counts(inner))[inner.index]
+    parted = share(attention.query, inner).weights  # two copies that score alike would never part: queries take shares
+    parted = parted * counts(inner)[inner.index] / sums(inner.index, parted, inner.small)[inner.index]
     return {
         **before,
-        **{space: split(heads) for space in (attention.scores, attention.weights) if space is not None},
-        attention.query: trio(product([heads, scored])),
-        attention.key: trio(product([groups, scored])),
+        **{space: split(space, heads, share) for space in (attention.scores, attention.weights) if space is not None},
+        attention.query: trio(product([heads, weighted(inner, root * parted)])),
+        attention.key: trio(product([groups, weighted(inner, root)])),
         attention.value: trio(product([groups, inner])),
-        attention.context: split(product([heads, inner])),
+        attention.context: split(attention.context, product([heads, inner]), share),
     }
 
 
@@ -308,16 +352,6 @@ def product(parts: list[Select]) -> Select:
     return weighted(Select(index, small), weights)
 
 
-def split(select: Select) -> Trio:
-    """A copying pair: what is copied ``c`` times is read at weight ``1 / c``."""
-    return trio(select, weighted(select, 1.0 / counts(select)[select.index]), select)
-
-
-def counts(select: Select) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """How often each small entry is selected, ``(small,)``."""
-    return np.bincount(select.index, minlength=select.small).astype(np.float64)
-
-
-def weighted(select: Select, weights: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Select:
-    """The same selection at other weights; without any where they are all 1."""
-    return Select(select.index, select.small, None if bool((weights == 1).all()) else weights)
+def split(space: str, select: Select, share: Share) -> Trio:
+    """A copying pair: ``B = S``, and ``A`` as the readers share it."""
+    return trio(select, share(space, select), select)
