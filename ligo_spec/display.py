@@ -63,6 +63,11 @@ def explanation(found: Explanation) -> None:
         highlight=False,
     )
     _certificate(console, found.broken)
+    if found.alike:
+        console.print("copies that training cannot part, as their gradients are equal:", highlight=False)
+        for units in found.alike:
+            console.print(f"  {units}", markup=False, highlight=False)
+        console.print("  give the width method noise or an uneven split, or take one that does not copy")
 
 
 def inspection(found: Inspection) -> None:

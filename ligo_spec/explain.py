@@ -18,6 +18,7 @@ from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 from ligo_spec.operator import Growth, Mix, Operator, Term, every
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.silence import silent
+from ligo_spec.symmetry import Alike, alike
 
 MAX_EPS = 1e30
 """No norm has an epsilon of this size; what is scaled stays below, and so a number."""
@@ -69,6 +70,7 @@ class Explanation:
     bytes: tuple[int, int]
     learned: int
     broken: tuple[Broken, ...]
+    alike: tuple[Alike, ...]
     dropped: Mapping[str, str]
     copied: tuple[str, ...]
     untied: bool
@@ -113,6 +115,7 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
         bytes=(sum(i.nbytes for i in kept), sum(i.nbytes for i in outputs.infos.values())),
         learned=learned.count,
         broken=tuple(broken),
+        alike=tuple(alike(growth, operator, small.binding.templates())),
         dropped=small.binding.dropped,
         copied=small.binding.copied,
         untied=small.untied,
@@ -182,12 +185,14 @@ def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[Tenso
     family = growth.small.family
     changes = []
     for template in (name for name in family.tensors if name in layers):
-        term = operator.terms_of(template)[0]
-        maps = [term.map(*dim, layers[template]) for dim in family.tensors[template].touches]
+        terms = operator.terms_of(template)
+        of_terms = [[t.map(*dim, layers[template]) for dim in family.tensors[template].touches] for t in terms]
+        maps, ways = of_terms[0], [_how(template, some, t) for some, t in zip(of_terms, terms, strict=True)]
+        how = ways[0] if len(ways) == 1 else f"sum of {len(ways)}: {' + '.join(dict.fromkeys(ways))}"
         sides = zip(shapes[template], maps, strict=True)
         large = tuple(side if isinstance(map_, Identity) else map_.shape[0] for side, map_ in sides)
         count = len(grown_layers(family, operator, template))
-        changes.append(TensorChange(template, shapes[template], large, count, _how(template, maps, term)))
+        changes.append(TensorChange(template, shapes[template], large, count, how))
     return changes
 
 
