@@ -11,7 +11,7 @@ from typing import Any
 
 from ligo_spec import expressions
 from ligo_spec.errors import InputError, Problem, printable
-from ligo_spec.family import Family, SizeRule, at_layer
+from ligo_spec.family import Family, FlagRule, SizeRule, at_layer
 from ligo_spec.layer_lists import lists_of, wrong_lists
 from ligo_spec.relations import Activation, Attention, NumberRule, holds
 
@@ -31,6 +31,7 @@ class Architecture:
         config: The ``config.json`` that the sizes come from.
         sizes: Every size of the family.
         flags: Every flag of the family.
+        apart: Whether a file stores different values for tied tensors, so that none are tied.
     """
 
     declared: Family
@@ -38,6 +39,7 @@ class Architecture:
     config: Mapping[str, Any]
     sizes: Mapping[str, int]
     flags: Mapping[str, bool]
+    apart: bool = False
 
     @classmethod
     def from_hf_config(cls, family: Family, config: Mapping[str, Any], where: str = "config.json") -> Architecture:
@@ -133,7 +135,7 @@ class Architecture:
         groups = (
             tuple(name for name in tie.same if name in self.family.tensors)
             for tie in self.family.relations.ties
-            if holds(tie.when, self.flags)
+            if not self.apart and holds(tie.when, self.flags)
         )
         return tuple(group for group in groups if len(group) > 1)
 
@@ -143,7 +145,7 @@ class Architecture:
 
     def untie(self) -> Architecture:
         """The same architecture with every tie undone (a file that stores different values for tied tensors)."""
-        named = {tie.when: self.family.flags[tie.when].config for tie in self.family.relations.ties}
+        named = {tie.when: self.family.flags[tie.when].config for tie in self.family.relations.ties if tie.when}
         flags = {**self.flags, **dict.fromkeys(named, False)}
         config = {**self.config, **{key: False for key in named.values() if key is not None}}
         return replace(
@@ -151,6 +153,7 @@ class Architecture:
             family=self.declared.at(flags, lists_of(self)),
             flags=MappingProxyType(flags),
             config=MappingProxyType(config),
+            apart=True,
         )
 
     def grown(self, target: Mapping[str, int]) -> Architecture:
@@ -277,21 +280,25 @@ def _read_flags(
     family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str, problems: list[Problem]
 ) -> dict[str, bool]:
     flags: dict[str, bool] = {}
-    for name, flag in family.flags.items():
+
+    def settle(name: str) -> bool:
+        if name not in flags:
+            flags[name] = read(family.flags[name])
+        return flags[name]
+
+    def read(flag: FlagRule) -> bool:
         if flag.differ is not None:
-            flags[name] = sizes.get(flag.differ[0]) != sizes.get(flag.differ[1])
-            continue
+            return sizes.get(flag.differ[0]) != sizes.get(flag.differ[1])
         value = config.get(str(flag.config))
         if value is None:
-            flags[name] = flag.default
-        elif flag.equals is not None:
-            wanted = flag.equals if isinstance(flag.equals, tuple) else (flag.equals,)
-            flags[name] = value in wanted
-        elif isinstance(value, bool):
-            flags[name] = value
-        else:
+            return settle(flag.default) if isinstance(flag.default, str) else flag.default
+        if flag.equals is not None:
+            return value in (flag.equals if isinstance(flag.equals, tuple) else (flag.equals,))
+        if not isinstance(value, bool):
             problems.append(Problem(where, f"{flag.config} must be true or false, found {printable(repr(value))}"))
-    return flags
+        return value is True
+
+    return {name: settle(name) for name in family.flags}
 
 
 def _limits(family: Family) -> dict[str, int]:

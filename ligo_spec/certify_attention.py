@@ -68,20 +68,25 @@ def wrong_heads(
     asking, answering = (of(growth, operator, attention, layer) for of in (asking_heads, answering_heads))
     yield "", 0.0
 
-    def whole(names: tuple[str, str], head: int, source: int) -> Iterable[tuple[str, float]]:
-        """The blocks of one query head and its key-value head, and how much of them is from elsewhere."""
+    def block(name: str, head: int) -> npt.NDArray[np.float64]:
+        """The rows of one query head, or of its key-value head."""
+        own_head = head // per_group["large"] if name in ("key", "value") else head
+        return _head_blocks(maps[name], own_head, d, d_large)
+
+    def whole(names: tuple[str, str], head: int, source: int, rows: Rows) -> Iterable[tuple[str, float]]:
+        """What two blocks take from one small head and its key-value head, and how much they take from elsewhere."""
         for name in names:
-            grouped = name in ("key", "value")
-            block = _head_blocks(maps[name], head // per_group["large"] if grouped else head, d, d_large)
-            wanted = source // per_group["small"] if grouped else source
-            own[name] = block[:, wanted, :]
-            yield f"{name} head {head} is no whole head of the small model", largest(np.delete(block, wanted, axis=1))
+            used = block(name, head) * rows[:, None, None]
+            wanted = source // per_group["small"] if name in ("key", "value") else source
+            own[name] = used[:, wanted, :]
+            yield f"{name} head {head} is no whole head of the small model", largest(np.delete(used, wanted, axis=1))
 
     own: dict[str, Matrix] = {}
+    read = rows_read(growth.small.family, operator, attention.context, layer).reshape(large[heads_axis], d_large)
     for head in range(large[heads_axis]):
-        source = int(np.abs(_head_blocks(maps["context"], head, d, d_large)).max(axis=(0, 2)).argmax())
+        source = int(np.abs(block("context", head)[read[head]]).max(axis=(0, 2), initial=0.0).argmax())
         if answering[head]:
-            yield from whole(("value", "context"), head, source)
+            yield from whole(("value", "context"), head, source, read[head])
             yield f"head {head}: value and context are carried over differently", largest(own["value"] - own["context"])
             if "weights" in per_head:
                 yield f"weights of head {head} are not those of its values", _off(per_head["weights"], head, source)
@@ -90,11 +95,23 @@ def wrong_heads(
                 source = int(np.abs(per_head["scores"].rows(head, head + 1)).argmax())
             if "scores" in per_head:
                 yield f"scores of head {head} are not those of its query", _off(per_head["scores"], head, source)
-            yield from whole(("query", "key"), head, source)
+            rows = _scoring(growth, attention, block("query", head), block("key", head))
+            yield from whole(("query", "key"), head, source, rows)
             score = own["query"].T @ own["key"] - factor * np.eye(d)
             yield f"head {head}: query and key do not keep the scores (softmax scale √(d'/d))", largest(score)
             if attention.rotary == "half":
                 yield from _off_rotation(growth, attention, head, own["query"], own["key"])
+
+
+def _scoring(growth: Growth, attention: Attention, query: Matrix, key: Matrix) -> Rows:
+    """Rows of a head that add to a score: query and key are not zero there, or (where they turn) in the same pair."""
+    used = [np.asarray(rows.any(axis=(1, 2)), dtype=np.bool_) for rows in (query, key)]
+    if attention.rotary == "half":
+        turned = growth.large.turning(attention)
+        for rows in used if turned % 2 == 0 else ():
+            rows[:turned] = np.tile(rows[:turned].reshape(2, -1).any(axis=0), 2)
+    both: Rows = used[0] & used[1]
+    return both
 
 
 def _off(map_: Map, head: int, source: int) -> float:

@@ -43,6 +43,10 @@ def _short_size(value: Any) -> Any:
     return {"config": value} if isinstance(value, str) else value
 
 
+def _short_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 def _short_tensor(value: Any) -> Any:
     return {"dims": value} if isinstance(value, list | tuple) else value
 
@@ -84,8 +88,8 @@ class FlagRule(Document):
 
     config: str | None = None
     """Key of ``config.json``."""
-    default: bool = False
-    """Where the key is absent or null."""
+    default: bool | str = False
+    """Where the key is absent or null; the name of another flag: as that one."""
     equals: str | int | tuple[str | int, ...] | None = None
     """The flag is set when the key has this value, or one of these; else the key holds true or false itself."""
     differ: tuple[str, str] | None = None
@@ -160,6 +164,8 @@ class Space(Document):
     """The space is another one under a condition: an embedding that is not projected is the residual stream."""
 
 
+_Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
 _Dims = Annotated[
     tuple[Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^[^.]+\.(?:out|in|gain)$"})], ...],
     Field(min_length=1),
@@ -211,8 +217,8 @@ class Family(Document):
     """Pairs of sizes: the first must divide the second."""
     stacks: Annotated[dict[str, Stack], Field(min_length=1)] = {"layers": Stack()}
     """The stacks of layers, by name: an encoder and a decoder have one each."""
-    output: str
-    """The space of the last hidden state."""
+    output: Annotated[_Names, BeforeValidator(_short_list, json_schema_input_type=_Names | str), Field(min_length=1)]
+    """The space of the last hidden state; of several, the first that a model has (an encoder may come alone)."""
     spaces: dict[str, Space]
     """The spaces of activations, by name."""
     relations: Relations = Relations()
@@ -306,7 +312,8 @@ class Family(Document):
         relations = {key: tuple(filter(kept, items)) for key, items in self.relations if key != "ties"}
         spaces = {name: space for name, space in self.spaces.items() if name not in gone}
         update = {"tensors": tensors, "spaces": spaces, "relations": self.relations.model_copy(update=relations)}
-        return self.model_copy(update=update)
+        output = tuple(name for name in self.output if name not in gone)
+        return self.model_copy(update={**update, "output": output})
 
     @cached_property
     def _variants(self) -> dict[Any, Family]:
@@ -357,7 +364,7 @@ def _variant(family: Family, flags: Mapping[str, bool], lacking: Mapping[str, tu
                 name: stack.model_copy(update={"residual": one.get(stack.residual, stack.residual)})
                 for name, stack in family.stacks.items()
             },
-            "output": one.get(family.output, family.output),
+            "output": tuple(one.get(name, name) for name in family.output),
             "spaces": {name: space for name, space in family.spaces.items() if name not in {*one, *unused}},
             "relations": family.relations.model_copy(update=relations),
             "tensors": tensors,

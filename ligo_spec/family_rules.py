@@ -76,6 +76,19 @@ def _flags(family: Family) -> Iterator[Misfit]:
         for size in flag.differ or ():
             if size not in family.sizes:
                 yield ("flags", name), f"no size is named {size!r}"
+        if isinstance(flag.default, str) and flag.default not in family.flags:
+            yield ("flags", name), f"no flag is named {flag.default!r}"
+        elif name in _followed(family, name):
+            yield ("flags", name), "its default depends on itself"
+
+
+def _followed(family: Family, name: str) -> set[str]:
+    """The flags that a flag's default leads to, directly or through others."""
+    found: set[str] = set()
+    while name in family.flags and isinstance(default := family.flags[name].default, str) and default not in found:
+        name = default
+        found.add(name)
+    return found
 
 
 def _layer_lists(family: Family) -> Iterator[Misfit]:
@@ -107,8 +120,7 @@ def _spaces(family: Family) -> Iterator[Misfit]:
             yield place, "is not fixed, so new says nothing: its new entries are a matter of the method"
         if space.per != "model":
             yield from _no_stack(family, place, space.per)
-    if family.output not in family.spaces:
-        yield ("output",), f"no space is named {family.output!r}"
+    yield from ((("output",), f"no space is named {n!r}") for n in family.output if n not in family.spaces)
 
 
 def _ends(family: Family, name: str) -> set[str]:

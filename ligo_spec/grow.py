@@ -359,7 +359,7 @@ def _verified(job: Job, family: Family, grown: Grown) -> Verification | None:
     except PlanError:
         if mode == "require":
             raise
-        return None  # auto: Transformers is not installed
+        return None  # auto: Transformers is not installed, or has no such models
     problems = list(found.problems(lossless=grown.lossless))
     if problems:
         raise VerificationError([*problems])

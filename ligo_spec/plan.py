@@ -202,7 +202,7 @@ class Checks(Document):
     reference: bool = False
     """Recompute one tensor of every kind with the float64 reference and compare."""
     forward: Literal["auto", "require", "skip"] = "auto"
-    """Compare forward passes through Transformers; ``auto``: where it is installed."""
+    """Compare forward passes through Transformers; ``auto``: where it is installed and has models of the kind."""
 
 
 class Plan(Document):

@@ -137,7 +137,8 @@ class Multiplier(Link):
 class Tie(Document):
     """Tensors that are one tensor when a flag is set; the first is the one that files store."""
 
-    when: str
+    when: str | None = None
+    """A flag; where it is left out they are one whatever the config says, but for a file that stores them apart."""
     same: Annotated[tuple[str, ...], Field(min_length=2)]
 
 

@@ -132,7 +132,9 @@ def architectures(family: Family, config: Mapping[str, Any] | None = None) -> st
 
     def made(sizes: Mapping[str, int]) -> st.SearchStrategy[Architecture]:
         drawn = st.tuples(flags, _numbered_layers(family, sizes))
-        return drawn.map(lambda keys: Architecture.from_hf_config(family, {**sizes, **keys[0], **keys[1], **more}))
+        return drawn.map(
+            lambda keys: Architecture.from_hf_config(family, {**sizes, **_there(keys[0]), **keys[1], **more})
+        )
 
     return st.sampled_from(small_configs(family)).flatmap(made).filter(turns_pairs)
 
@@ -149,16 +151,21 @@ def _numbered_layers(family: Family, sizes: Mapping[str, int]) -> st.SearchStrat
     return st.fixed_dictionaries(found)
 
 
+def _there(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if value is not None}
+
+
 def _flag_values(rule: FlagRule) -> st.SearchStrategy[Any]:
     if rule.equals is None:
-        return st.booleans()
+        return st.booleans() | st.none() if isinstance(rule.default, str) else st.booleans()
     return st.none() | st.sampled_from(rule.equals if isinstance(rule.equals, tuple) else (rule.equals,))
 
 
 @st.composite
 def targets(draw: st.DrawFn, small: Architecture) -> Growth:
     """Growths of a small architecture to any sizes that its family allows; nothing may grow too."""
-    target = {name: size for part in target_parts(small) for name, size in draw(st.sampled_from(part)).items()}
+    parts = target_parts(small, twice=draw(st.booleans()))  # else some of many sizes always lie between
+    target = {name: size for part in parts for name, size in draw(st.sampled_from(part)).items()}
     if draw(st.integers(0, 3)) == 0:  # among targets of all sizes, those of more layers alone would be rare
         counts = {stack.count for stack in small.family.stacks.values()}
         target = {name: size for name, size in target.items() if name in counts}

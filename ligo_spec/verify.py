@@ -76,7 +76,7 @@ def verify(
 
     Raises:
         InputError: A checkpoint is refused, or has no class that is known.
-        PlanError: Transformers is not installed.
+        PlanError: Transformers is not installed, or has no models of this kind.
     """
     run = load_plugin("ligo_spec.verifiers", "torch")
     for path in (small, large):

@@ -6,22 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+TRANSFORMERS = "transformers"
+
 
 @dataclass(frozen=True)
 class Row:
-    """What Transformers has for a family.
+    """What there is to hold a family against.
 
     Args:
         classes: Every class whose files the family describes.
         head: The class whose outputs are compared, and its output if that is not ``logits``.
         config: Keys of a tiny model's config beside its sizes and flags.
         output: What is compared.
+        library: Where the classes are: Transformers, or a module of the tests for a family that it does not have.
     """
 
     classes: tuple[str, ...]
     head: str
     config: Mapping[str, Any] = field(default_factory=dict)
     output: str = "logits"
+    library: str = TRANSFORMERS
 
 
 def classes(stem: str, *endings: str) -> tuple[str, ...]:
@@ -171,5 +175,22 @@ ROWS = {
         classes("Dinov2", "Model", "ForImageClassification", "Backbone"),
         "Dinov2ForImageClassification",
         {"layer_norm_eps": 1e-2, "mlp_ratio": 2, **PIXELS},
+    ),
+    "cait": Row(
+        ("Cait",),
+        "Cait",
+        {"in_chans": 2, "img_size": 7, "patch_size": 3, "num_classes": 3, "mlp_ratio": 2, "mlp_ratio_token_only": 3},
+        library="tests.cait",
+    ),
+    "t5": Row(
+        classes("T5", "Model", "ForConditionalGeneration", "EncoderModel", *TASKS),
+        "T5ForConditionalGeneration",
+        {"layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}
+        | {"eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 0},
+    ),
+    "whisper": Row(
+        classes("Whisper", "Model", "ForConditionalGeneration", "ForCausalLM", "ForAudioClassification"),
+        "WhisperForConditionalGeneration",
+        {"begin_suppress_tokens": None, "decoder_start_token_id": 0, **TOKEN_IDS},
     ),
 }

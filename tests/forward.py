@@ -1,9 +1,9 @@
-"""Forward passes of Transformers' own models in float64, with parameters from canonical tensors."""
+"""Forward passes of the models that families are held against, in float64, with parameters from canonical tensors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -20,11 +20,15 @@ from ligo_spec.layer_kinds import settled
 from ligo_spec.layout import bind, pack
 from ligo_spec.operator import Growth, Operator
 from tests.family_table import ROWS
+from tests.models import as_in_file, made, takes
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 TOKENS = 8
 """How many tokens a text has where the model's positions have no table."""
+
+FRAMES = 2
+"""How many frames of a spectrogram make one position."""
 
 
 def outputs(
@@ -52,7 +56,7 @@ def outputs(
         key: part.reshape(value.shape) for (key, value), part in zip(model.named_parameters(), parts, strict=True)
     }
     with torch.no_grad(), all_in(dtype):
-        out = torch.func.functional_call(model, parameters, (), inputs(asked, model.config, dtype))
+        out = torch.func.functional_call(model, parameters, (), inputs(asked, takes(model), dtype))
     found: npt.NDArray[Any] = out[ROWS[name].output].numpy()
     return found
 
@@ -65,24 +69,54 @@ def present(architecture: Architecture) -> list[str]:
     return bind(architecture, infos, name).templates()
 
 
-def inputs(architecture: Architecture, config: Any, dtype: str) -> dict[str, Any]:
-    """Ids or pixels that use every row of every embedding: all tokens, all positions, all types."""
+def inputs(architecture: Architecture, names: Collection[str], dtype: str) -> dict[str, Any]:
+    """Ids, pixels or sounds that use every row of every embedding: all tokens, all positions, all types.
+
+    Args:
+        architecture: Its sizes.
+        names: Those that the forward pass takes.
+        dtype: Of what is no id.
+    """
     import torch
 
-    sizes, found = architecture.sizes, {}
-    if "vocab_size" in sizes:
-        vocab, length = sizes["vocab_size"], sizes.get("max_position_embeddings", TOKENS)
-        order = np.random.default_rng(0).permutation(-(-vocab // length) * length) % vocab
-        found["input_ids"] = torch.tensor(order.reshape(-1, length))
-        found["attention_mask"] = torch.ones_like(found["input_ids"])
+    sizes = architecture.sizes
+    found: dict[str, Any] = {}
+    if "pixel_values" in names:
+        found["pixel_values"] = _normal((sizes["num_channels"], sizes["image_size"], sizes["image_size"]), dtype)
+    if "input_features" in names:
+        found["input_features"] = _normal((sizes["num_mel_bins"], FRAMES * sizes["max_source_positions"]), dtype)
+    if "input_ids" in names:
+        ids = found["input_ids"] = _all_ids(sizes["vocab_size"], sizes.get("max_position_embeddings", TOKENS))
+        found["attention_mask"] = torch.ones_like(ids)
         if "type_vocab_size" in sizes:
-            types = np.arange(order.size).reshape(-1, length) % sizes["type_vocab_size"]
-            found["token_type_ids"] = torch.tensor(types)
-    else:
-        shape = (2, config.num_channels, config.image_size, config.image_size)
-        pixels = np.random.default_rng(0).standard_normal(shape)
-        found["pixel_values"] = torch.tensor(pixels, dtype=getattr(torch, dtype))
-    return found
+            found["token_type_ids"] = torch.arange(ids.numel()).reshape(ids.shape) % sizes["type_vocab_size"]
+    if "decoder_input_ids" in names:
+        ids = _all_ids(sizes["vocab_size"], sizes.get("max_target_positions", TOKENS), seed=1)
+        found["decoder_input_ids"] = ids
+    return _as_many(found)
+
+
+def _all_ids(vocab: int, length: int, seed: int = 0) -> Any:
+    """Texts of a length that have every token of a vocabulary, ``(batch, length)``."""
+    import torch
+
+    order = np.random.default_rng(seed).permutation(-(-vocab // length) * length) % vocab
+    return torch.tensor(order.reshape(-1, length))
+
+
+def _normal(shape: tuple[int, ...], dtype: str) -> Any:
+    """A batch of two, ``(2, *shape)``."""
+    import torch
+
+    return torch.tensor(np.random.default_rng(0).standard_normal((2, *shape)), dtype=getattr(torch, dtype))
+
+
+def _as_many(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Batches of one size: an encoder's and a decoder's, the shorter one from its start again."""
+    import torch
+
+    count = max(len(value) for value in inputs.values())
+    return {name: value[torch.arange(count) % len(value)] for name, value in inputs.items()}
 
 
 def difference(growth: Growth, operator: Operator, small: Arrays, dtype: str = "float64") -> float:
@@ -100,36 +134,25 @@ def difference(growth: Growth, operator: Operator, small: Arrays, dtype: str = "
 
 @lru_cache(maxsize=64)
 def _model(family: str, config: str, dtype: str) -> Any:
-    transformers = pytest.importorskip("transformers")
-    import torch
-
-    options = json.loads(config)
-    options.pop("model_type", None)
+    torch = pytest.importorskip("torch")
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
         with all_in(dtype):  # constants and tables of rotary frequencies are made here
-            made = transformers.AutoConfig.for_model(family, **options)
-            made._attn_implementation = "eager"
-            made._experts_implementation = "eager"
-            return getattr(transformers, ROWS[family].head)(made).eval()
+            return made(ROWS[family].head, {**json.loads(config), "model_type": family})
     finally:
         torch.set_default_dtype(default)
 
 
 def _places(model: Any) -> dict[str, Any]:
-    """Where each entry of each tensor of a file goes, by its name there, among all parameters in one row.
-
-    The library renames and cuts some families' tensors between file and memory; it is asked to undo that on indices.
-    """
+    """Where each entry of each tensor of a file goes, by its name there, among all parameters in one row."""
     import torch
-    from transformers.core_model_loading import revert_weight_conversion
 
     found, start = {}, 0
     for name, value in model.named_parameters():
         found[name] = torch.arange(start, start + value.numel()).reshape(value.shape)
         start += value.numel()
-    return dict(revert_weight_conversion(model, found))
+    return as_in_file(model, found)
 
 
 def all_in(dtype: str) -> AbstractContextManager[Any]:

@@ -427,8 +427,8 @@ CHECKPOINTS: dict[str, tuple[Callable[[], object], list[str]]] = {
         [C + ": is a directory, not a regular file"],
     ),
     "an unknown model_type": (
-        lambda: CONFIG.write_text('{"model_type": "t5\\u001b"}', "utf-8"),
-        [C + r": .*t5\\x1b.*" + SHIPPED + r".*"],
+        lambda: CONFIG.write_text('{"model_type": "x5\\u001b"}', "utf-8"),
+        [C + r": .*x5\\x1b.*" + SHIPPED + r".*"],
     ),
     "a link that leads nowhere": (
         then(WEIGHTS.unlink, lambda: WEIGHTS.symlink_to("none")),

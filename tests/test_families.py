@@ -422,7 +422,7 @@ def test_all_problems_of_a_config_come_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
-@pytest.mark.parametrize("model_type", ["t5", "", None, 7, ["bert"], "../bert", "BERT"])
+@pytest.mark.parametrize("model_type", ["mamba", "", None, 7, ["bert"], "../bert", "BERT"])
 def test_an_unknown_model_type_is_refused_with_the_way_out(model_type: Any, tmp_path: Path) -> None:
     """A model of no shipped family: the message names the families, and how to bring one's own."""
     path = write(tmp_path / "small", {**CONFIGS["bert"], "model_type": model_type}, arrays(CONFIGS["bert"]))

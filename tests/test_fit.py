@@ -54,6 +54,12 @@ DEEPER = {"num_hidden_layers": 3}
 TEXT = "".join(f"{n} + {n + 1} = {2 * n + 1}, and that is {'even' if n % 2 else 'odd'}.\n" for n in range(200))
 
 
+OF_TEXT = sorted(name for name in ROWS if "vocab_size" in load_family(name).sizes)
+
+TEXT_FAMILIES = [name for name in OF_TEXT if len(load_family(name).stacks) == 1]
+"""Those with a decoder beside an encoder have no objective yet: their loss needs pairs of texts, or sounds."""
+
+
 def config(kind: str, **changes: Any) -> dict[str, Any]:
     """A tiny config whose tokens are bytes, and one more for the mask; small values, so that losses are moderate."""
     positions = {"n_positions" if kind == "gpt2" else "max_position_embeddings": POSITIONS}
@@ -450,6 +456,18 @@ def test_auto_takes_the_objective_from_the_class(name: str, objective: str) -> N
     assert choose_objective("masked_lm", [name]) == "masked_lm"
 
 
+@pytest.mark.parametrize("asked", ["auto", "causal_lm", "masked_lm"])
+@pytest.mark.parametrize("family", sorted(set(OF_TEXT) - set(TEXT_FAMILIES)))
+def test_models_of_two_stacks_have_no_objective(family: str, asked: str) -> None:
+    """Whatever the plan and the class say: the labels of a decoder by itself are not those of a causal model."""
+    with pytest.raises(PlanError) as caught:
+        choose_objective(asked, [ROWS[family].head, "WhisperForCausalLM"], load_family(family).stacks)
+    assert str(caught.value) == (
+        "fit.objective: models of several stacks of layers (encoder.layers, decoder.layers) have no objective yet; "
+        "causal_lm and masked_lm are for models of one"
+    )
+
+
 @pytest.mark.parametrize("names", [[], ["BertModel"], ["GPT2ForSequenceClassification"]])
 def test_auto_refuses_to_guess(names: list[str]) -> None:
     """A class without a language-modelling head does not tell."""
@@ -626,9 +644,6 @@ def test_a_plan_without_a_fit_has_nothing_to_learn(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"plan\.yaml:1:1: has no fit section; there is nothing to learn$"):
         ligo_spec.fit(path, tmp_path / "op.safetensors")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["plan.yaml", "small"]
-
-
-TEXT_FAMILIES = sorted(name for name, row in ROWS.items() if "vocab_size" in load_family(name).sizes)
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)

@@ -23,6 +23,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.family import load_family
 from ligo_spec.file_layout import EXPERT
 from ligo_spec.layout import BASE, Slot, pack, slots_of
+from tests.models import made
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -82,19 +83,15 @@ def library() -> Any:
 
 
 def random_model(class_name: str, config: Mapping[str, Any], seed: int = 0, *, pooler: bool = True) -> Any:
-    """A model of Transformers with random values everywhere, in biases and norms too."""
-    transformers = library()
+    """A model with random values everywhere, in biases and norms too."""
+    model = made(class_name, config, **({} if pooler else {"add_pooling_layer": False}))
     import torch
 
-    options = {key: value for key, value in config.items() if key != "model_type"}
-    made = transformers.AutoConfig.for_model(config["model_type"], **options)
-    more = {} if pooler else {"add_pooling_layer": False}
-    model = getattr(transformers, class_name)(made, **more)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-    return model.eval()
+    return model
 
 
 def saved(

@@ -69,19 +69,20 @@ def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = find_device(options.device)
-    objective = choose_objective(options.objective, task.growth.small.config.get("architectures") or [])
-    vocab_size = task.growth.small.sizes.get("vocab_size")
+    small = task.growth.small
+    vocab_size = small.sizes.get("vocab_size")
     if vocab_size is None:
-        raise PlanError(f"fit.data: family {task.growth.small.family.name} has no vocab_size; it is no model of text")
+        raise PlanError(f"fit.data: family {small.family.name} has no vocab_size; it is no model of text")
+    objective = choose_objective(options.objective, small.config.get("architectures") or [], small.family.stacks)
     positions = task.growth.large.sizes.get("max_position_embeddings")
     if positions is not None and options.data.seq_len > positions:
         raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
     tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
-    small = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
-    family, main = task.growth.small.family, task.operator.main
+    values = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
+    family, main = small.family, task.operator.main
     allowed = {stack: same_kind(task.growth, stack, sources(main, family, stack)) for stack in family.stacks}
-    learned = LearnableOperator(family, task.operator, small, allowed, task.frozen)
+    learned = LearnableOperator(family, task.operator, values, allowed, task.frozen)
     return model, learned, Batches(tokens, options, objective, Draws(task.seed), device)
 
 

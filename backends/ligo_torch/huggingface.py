@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,12 +44,22 @@ def runnable(model: transformers.PreTrainedModel) -> transformers.PreTrainedMode
     return model
 
 
-def choose_objective(asked: str, architectures: Sequence[str]) -> Objective:
+def choose_objective(asked: str, architectures: Sequence[str], stacks: Collection[str] = ()) -> Objective:
     """The objective of a fit: as asked, or by the class that the checkpoint was saved from.
 
+    Args:
+        asked: What the plan says.
+        architectures: Classes that the config names.
+        stacks: The family's stacks of layers.
+
     Raises:
-        PlanError: ``auto``, and no class in ``architectures`` tells.
+        PlanError: ``auto``, and no class in ``architectures`` tells; or the model has several stacks.
     """
+    if len(stacks) > 1:
+        raise PlanError(
+            f"fit.objective: models of several stacks of layers ({', '.join(stacks)}) have no objective yet; "
+            "causal_lm and masked_lm are for models of one"
+        )
     if asked in ("causal_lm", "masked_lm"):
         return "causal_lm" if asked == "causal_lm" else "masked_lm"
     for name in architectures:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from ligo_spec.draws import Draws
-from ligo_spec.errors import InputError, Problem, printable
+from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family
 from ligo_spec.job import Small, open_model
 from ligo_spec.operator_file import load_operator
-from ligo_spec.plan import TextData
 from ligo_spec.verify import Verification
 from ligo_torch.backend import apply_map
-from ligo_torch.huggingface import config_of, runnable
-from ligo_torch.text import read_tokens, windows
-
-BATCH = 4
-"""Windows that are compared."""
-
-LENGTH = 128
-"""Tokens in a window, where the model has as many positions."""
+from ligo_torch.forward_inputs import forward_inputs
+from ligo_torch.huggingface import runnable
 
 
 @dataclass(frozen=True)
@@ -44,9 +37,10 @@ def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Fa
 
     Raises:
         InputError: A checkpoint names no class of Transformers, or the two have no output in common.
+        PlanError: Transformers has no models of this kind at all.
     """
     before, after = open_model(small, family), open_model(large, family)
-    inputs = _inputs(before, data, seed)
+    inputs = partial(forward_inputs, before, data, seed)
     first, second = _run(before, inputs), _run(after, inputs)
     ours, theirs, compared = _comparable(before, large, first, second)
     difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
@@ -63,44 +57,14 @@ def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Fa
     )
 
 
-def _inputs(model: Small, data: Sequence[Path], seed: int) -> dict[str, Tensor]:
-    """Tokens of the texts, or random ones; random pixels for a model of images."""
-    sizes = model.architecture.sizes
-    if "vocab_size" not in sizes:
-        return {"pixel_values": _pixels(model, seed)}
-    length = min(LENGTH, sizes.get("max_position_embeddings", LENGTH))
-    if not data:
-        ids = Draws(seed).of("verify").integers(0, sizes["vocab_size"], (BATCH, length))
-        return {"input_ids": torch.tensor(ids)}
-    options = TextData(path=(".",), seq_len=length)
-    tokens = read_tokens(options, data, data, model.directory, sizes["vocab_size"])
-    return {"input_ids": torch.tensor(windows(tokens.heldout, length, BATCH, Draws(seed), "verify"))}
-
-
-def _pixels(model: Small, seed: int) -> Tensor:
-    config = config_of(model.architecture)
-    side, channels = (getattr(config, key, None) for key in ("image_size", "num_channels"))
-    if not isinstance(side, int) or not isinstance(channels, int):
-        where = f"{model.directory}/config.json"
-        raise InputError(
-            Problem(where, "says neither a vocab_size nor an image_size and num_channels: no inputs to run")
-        )
-    pixels = Draws(seed).of("verify").standard_normal((BATCH, channels, side, side))
-    return torch.tensor(pixels, dtype=torch.float32)
-
-
-def _run(model: Small, inputs: Mapping[str, Tensor]) -> _Run:
+def _run(model: Small, inputs_for: Callable[[Any], Mapping[str, Tensor]]) -> _Run:
     path = model.directory
-    names = model.architecture.config.get("architectures") or ["AutoModel"]
-    kind = _model_class(names[0])
-    if kind is None:
-        raise InputError(
-            Problem(f"{path}/config.json", f"architectures names {printable(names[0])}, which Transformers has not")
-        )
+    kind = _class_of(model)
     transformers.utils.logging.disable_progress_bar()  # ours is shown instead
     loaded, info = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     runnable(loaded).eval()
-    predicts = names[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
+    inputs = inputs_for(loaded)
+    predicts = kind.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
     labels = {"labels": inputs["input_ids"]} if predicts else {}
     try:
         with torch.no_grad():
@@ -110,6 +74,21 @@ def _run(model: Small, inputs: Mapping[str, Tensor]) -> _Run:
     outputs = {key: value for key, value in out.items() if key.endswith("logits") or key == "last_hidden_state"}
     loss = None if out.get("loss") is None else float(out["loss"])
     return _Run(outputs, loss, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"])))
+
+
+def _class_of(model: Small) -> Any:
+    """The library's class for a checkpoint."""
+    config = model.architecture.config
+    name = (config.get("architectures") or ["AutoModel"])[0]
+    kind = _model_class(name)
+    known = config.get("model_type") in transformers.CONFIG_MAPPING
+    if not known and kind in (None, transformers.AutoModel):
+        found = printable(repr(config.get("model_type")))
+        raise PlanError(f"Transformers has no models of type {found}, so no forward passes can be compared")
+    if kind is None:
+        where = f"{model.directory}/config.json"
+        raise InputError(Problem(where, f"architectures names {printable(name)}, which Transformers has not"))
+    return kind
 
 
 def _model_class(name: str) -> Any:
@@ -132,7 +111,7 @@ def _comparable(small: Small, large: Path, first: _Run, second: _Run) -> tuple[l
     a, b = first.outputs[hidden], second.outputs[hidden]
     operator = large / "operator.safetensors"
     if operator.exists():
-        space = small.architecture.family.output
+        space = small.architecture.family.only(small.binding.templates()).output[0]
         term = load_operator(operator).terms[0]
         a = apply_map(term.map(space, "out", None), a, a.ndim - 1, lambda array: torch.tensor(array, dtype=a.dtype))
     if a.shape != b.shape:
