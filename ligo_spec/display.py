@@ -17,7 +17,7 @@ from ligo_spec.certify import Broken
 from ligo_spec.errors import printable
 from ligo_spec.explain import Explanation
 from ligo_spec.family_check import FamilyCheck
-from ligo_spec.family_list import FamilyRow
+from ligo_spec.family_list import FamilyRow, columns
 from ligo_spec.fitting import FitResult
 from ligo_spec.grow import Events, Grown
 from ligo_spec.inspection import Inspection
@@ -100,9 +100,10 @@ def spaces(found: Inspection) -> None:
 
 def families(found: tuple[FamilyRow, ...]) -> None:
     """Print what is shipped."""
-    table = _table("family", "can grow", "hypercloning is lossless in", "zero_pad is lossless in")
-    for row in found:
-        table.add_row(row.name, *(", ".join(sizes) for sizes in (row.grows, *row.lossless.values())))
+    shown = columns(found)
+    table = _table("family", "can grow", *shown, title="lossless in: (×k: by whole factors only)")
+    for number, row in enumerate(found):
+        table.add_row(row.name, ", ".join(row.grows), *(column[number] for column in shown.values()))
     _console().print(table)
 
 

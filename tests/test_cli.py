@@ -109,6 +109,23 @@ def test_explain_names_what_is_broken(place: Path, capsys: pytest.CaptureFixture
     assert json.loads(done(capsys, "explain", "plan.yaml", "--json"))["lossless"] is False
 
 
+def test_explain_names_copies_that_cannot_part(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The spaces, how many units, and what to do; a method of two terms is shown as a sum."""
+    plan_file(place, target=TWICE["gpt2"], operator={"width": "hypercloning"})
+    out = done(capsys, "explain", "plan.yaml")
+    assert "copies that training cannot part, as their gradients are equal:" in out
+    assert "  residual: 24 of 24 units are 12 different ones, copied" in out
+    assert "give the width method noise or an uneven split, or take one that does not copy" in out
+    data = json.loads(done(capsys, "explain", "plan.yaml", "--json"))["alike"]
+    assert {"where": "residual", "kind": "unit", "units": 24, "distinct": 12, "of": 24} in data
+    for operator in ({"width": "lemon"}, {"width": {"method": "hypercloning", "noise": 10}}):
+        plan_file(place, target=TWICE["gpt2"], operator=operator)
+        assert "cannot part" not in done(capsys, "explain", "plan.yaml")
+        assert ligo_spec.explain("plan.yaml").alike == ()
+    plan_file(place, target=TWICE["gpt2"], operator={"width": "bert2bert", "depth": "stack"})
+    assert "sum of 2: weighted select × weighted select, layer copied" in done(capsys, "explain", "plan.yaml")
+
+
 def test_inspect(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Family, sizes and tensors; with ``--spaces``, what touches which; as JSON, what the function returns."""
     out = done(capsys, "inspect", "small")

@@ -214,7 +214,7 @@ def words(text: str) -> list[str]:
 
 def families_named_in(source: str, names: list[str]) -> list[str]:
     """The families that an identifier or a string of the source names, each with its line."""
-    methods = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(METHODS)})(?![a-z0-9])")
+    methods = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(METHODS)})(?![a-z0-9])", re.IGNORECASE)
     wanted = {name: words(name) for name in names}
     kinds = {token.NAME, token.STRING, getattr(token, "FSTRING_MIDDLE", token.STRING)}
     found = []
