@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document
 from ligo_spec.learning import Learn
-from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod
+from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod, without_options
 from ligo_spec.presets import PRESETS
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -59,8 +59,8 @@ _BYTES_PATTERN = r"^\s*(?=0*[1-9])[0-9]{1,15}\s*(?:(?:[KMGkmg][Ii]?)?[Bb])?\s*$"
 
 PlanPath = Annotated[str, AfterValidator(_inside), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})]
 _Paths = tuple[PlanPath, ...]
-_ShortWidth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(WIDTH_METHODS)})]
-_ShortDepth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(DEPTH_METHODS)})]
+_ShortWidth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(without_options(WIDTH_METHODS))})]
+_ShortDepth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(without_options(DEPTH_METHODS))})]
 _ShortBytes = Annotated[str, WithJsonSchema({"type": "string", "pattern": _BYTES_PATTERN})]
 
 

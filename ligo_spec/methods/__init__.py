@@ -6,7 +6,7 @@ list of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -98,6 +98,13 @@ DEPTH_METHODS = tuple(sorted(kind.model_fields["method"].default for kind in _DE
 
 OPTIONS: dict[str, type[Document]] = {kind.model_fields["method"].default: kind for kind in (*_WIDTH, *_DEPTH)}  # type: ignore[attr-defined]
 """The model of every method's options, by the method's name."""
+
+
+def without_options(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the named methods that need no option, so that a plan may give the name alone."""
+    return tuple(
+        name for name in names if not any(field.is_required() for field in OPTIONS[name].model_fields.values())
+    )
 
 
 def build_operator(growth: Growth, width: WidthMethod | None, depth: DepthMethod | None, *, seed: int = 0) -> Operator:
