@@ -27,11 +27,9 @@ DEFAULTS = {
     "depth_token_only": 2,
     "qkv_bias": True,
     "init_values": 1e-4,
+    "eps": 1e-6,
 }
-"""What timm's constructor takes for arguments that are left out."""
-
-EPS = 1e-6
-"""Of every norm; timm fixes it."""
+"""What timm's constructor takes for arguments that are left out; the norms' epsilon is no argument there, but fixed."""
 
 
 def heads_of(value: Tensor, heads: int) -> Tensor:
@@ -104,7 +102,7 @@ class Block(nn.Module):
     def __init__(self, config: SimpleNamespace, attention: nn.Module, ratio: int) -> None:
         super().__init__()
         width = config.embed_dim
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=EPS), nn.LayerNorm(width, eps=EPS)
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=config.eps) for _ in range(2))
         self.attn, self.mlp = attention, Mlp(width, ratio * width)
         self.gamma_1, self.gamma_2 = (nn.Parameter(torch.full((width,), config.init_values)) for _ in range(2))
 
@@ -146,7 +144,7 @@ class Cait(nn.Module):
             Block(settled, ClassAttention(settled), settled.mlp_ratio_token_only)
             for _ in range(settled.depth_token_only)
         )
-        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.norm = nn.LayerNorm(width, eps=settled.eps)
         self.head = nn.Linear(width, settled.num_classes)
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
