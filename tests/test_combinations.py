@@ -47,7 +47,9 @@ def test_every_combination_builds_or_says_why(name: str, heads_too: bool) -> Non
     """A refusal names the method, and the size or the layers that it has no rule for."""
     growth = growth_of(load_family(name), heads_too=heads_too, deeper=True)
     for width, depth in product(WIDTH_METHODS, DEPTH_METHODS):
-        choice = OperatorChoice.model_validate({"width": width, "depth": depth})
+        texts = {stack: f"0-{layers - 1}, 0" for stack, layers in growth.small.depths.items()}
+        options = {"method": depth, **({"layers": texts} if depth == "ranges" else {})}
+        choice = OperatorChoice.model_validate({"width": width, "depth": options})
         try:
             operator = build_operator(growth, choice.width, choice.depth, seed=1)
         except PlanError as refusal:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from ligo_spec.architecture import Architecture
 from ligo_spec.certify import certify
+from ligo_spec.family import load_family
+from ligo_spec.family_sizes import small_configs
+from ligo_spec.operator import Growth
+from tests.family_table import ROWS
 from tests.test_certify import TWICE, agree, growth_of, operator_of
 from tests.test_methods import K, Q, grown
 
@@ -81,3 +88,15 @@ def test_tiling_changes_the_function(family: str) -> None:
     """Twice everything, copies in full: logits are others, and the certificate knows."""
     growth = growth_of(family)
     assert not agree(growth, operator_of(growth, width="center_tile"))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("width", ["lemon", {"method": "lemon", "epsilon": "kept"}, "normalized_copy"], ids=str)
+def test_a_root_between_the_last_norm_and_the_head(width: Any, tied: bool) -> None:
+    """T5 divides what its last norm writes by ``√d_model``: the norm's gains follow what comes after the root."""
+    family = load_family("t5")
+    flags = {"tie_word_embeddings": tied, "scale_decoder_outputs": True}
+    config = {**small_configs(family)[0], "model_type": "t5", **ROWS["t5"].config, **flags}
+    small = Architecture.from_hf_config(family, config)
+    growth = Growth(small, small.grown({"hidden_size": small.sizes["hidden_size"] + 3}))
+    assert agree(growth, operator_of(growth, width=width))

@@ -18,6 +18,7 @@ from ligo_spec.operator import Growth, Operator
 from ligo_spec.symmetry import alike, row_labels
 from ligo_spec.testing import random_small
 from tests.forward import _model, _places, all_in, inputs
+from tests.models import takes
 from tests.test_certify import CONFIGS, growth_of, operator_of
 
 Array = npt.NDArray[Any]
@@ -36,10 +37,10 @@ def trained(growth: Growth, operator: Operator, steps: int) -> dict[str, Array]:
     flat = torch.zeros(sum(value.numel() for value in model.parameters()), dtype=torch.float64)
     infos = {key: TensorInfo(key, "F64", tuple(place.shape)) for key, place in places.items()}
     for key, slot in bind(growth.large, infos, family).slots.items():
-        flat[places[key]] = torch.tensor(pack([large[name] for name in slot.holds], slot.steps))
+        flat[places[key]] = torch.tensor(pack(slot.taken(large), slot.steps))
     flat.requires_grad_()
     optimizer = torch.optim.Adam([flat], lr=0.02)
-    asked = inputs(growth.small, model.config, "float64")
+    asked = inputs(growth.small, takes(model), "float64")
     wanted = torch.tensor(
         np.random.default_rng(1).integers(0, growth.small.sizes["vocab_size"], asked["input_ids"].shape)
     )

@@ -52,9 +52,11 @@ def width(growth: Growth, options: Lemon, draws: Draws) -> Width:
     rests = dict(_rests(growth))
     spread = {norm.reads: _spread(growth, norm.reads, rests[norm.reads]) for norm in streams.norms(growth)}
     lift = {space: spread[space] ** -0.5 if options.epsilon == "kept" else 1.0 for space in spread}
-    gains = dict.fromkeys(rests, 1.0)
-    for norm in streams.norms(growth):
-        gains[streams.gain_space(growth, norm)] = np.sqrt(spread[norm.reads]) * lift.get(norm.writes, 1.0)
+    normed = {
+        streams.gain_space(growth, norm): float(np.sqrt(spread[norm.reads]) * lift.get(norm.writes, 1.0))
+        for norm in streams.norms(growth)
+    }
+    gains = {**dict.fromkeys(rests, 1.0), **streams.past_roots(growth, normed)}
     for space, rest in rests.items():
         writes, reads = _stream(growth, space, rest, share, draws)
         trios[space] = _lifted(trio(writes, reads, _gain(growth, space, gains[space])), lift.get(space, 1.0))

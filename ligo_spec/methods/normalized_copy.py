@@ -41,11 +41,12 @@ def width(growth: Growth, options: NormalizedCopy, draws: Draws) -> Width:
     trios = copies(growth, options.method, in_turn, share)
     activated = {activation.space for activation in growth.small.family.relations.activations}
     spaces = {space for group in streams.groups(growth) if not group & activated for space in group}
-    factors = {
+    normed = {
         streams.gain_space(growth, norm): float(np.sqrt(growth.ratio(norm.reads)))
         for norm in streams.norms(growth)
         if norm.reads in spaces
     }
+    factors = streams.past_roots(growth, normed)
     for space in sorted(spaces | factors.keys()):
         trios[space] = _stream(growth, space, factors.get(space, 1.0), None if options.noise is None else share)
 

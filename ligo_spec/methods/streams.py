@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ligo_spec.operator import Growth
 from ligo_spec.relations import Norm
 
@@ -33,3 +35,9 @@ def of_heads(growth: Growth) -> set[str]:
 def gain_space(growth: Growth, norm: Norm) -> str:
     """The space whose gain map a norm's gain uses."""
     return growth.small.family.tensors[norm.gain].touches[0].space
+
+
+def past_roots(growth: Growth, gains: Mapping[str, float]) -> dict[str, float]:
+    """Factors of gains by space, those of what a root multiplies after a norm too: its maps settle that norm's."""
+    after = {m.writes: gains[m.reads] for m in growth.small.family.relations.multipliers if m.reads in gains}
+    return {**after, **gains}
