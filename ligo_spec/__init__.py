@@ -10,7 +10,7 @@ from ligo_spec.family import Family, load_family
 from ligo_spec.family_check import FamilyCheck, check_family
 from ligo_spec.family_list import list_families
 from ligo_spec.fitting import FitResult
-from ligo_spec.grow import Events, Grown, apply, fit, grow
+from ligo_spec.grow import Events, Grown, apply, fit, grow, grow_optimizer
 from ligo_spec.inspection import Inspection, inspect
 from ligo_spec.job import check
 from ligo_spec.methods import build_operator
@@ -23,7 +23,7 @@ from ligo_spec.verify import Verification, verify
 __all__ = [  # noqa: RUF022 (grouped by what a reader looks for)
     # the commands
     "check", "explain", "inspect", "fit", "apply", "grow", "verify", "json_schema",
-    "check_family", "list_families",
+    "check_family", "list_families", "grow_optimizer",
     # what they return
     "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events", "FamilyCheck",
     # the documents

@@ -22,6 +22,7 @@ from ligo_spec.fitting import FitResult
 from ligo_spec.grow import Events, Grown
 from ligo_spec.inspection import Inspection
 from ligo_spec.operator import Operator
+from ligo_spec.optimizer import OptimizerSummary
 from ligo_spec.verify import Verification
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -62,6 +63,8 @@ def explanation(found: Explanation) -> None:
         f"{_bytes(found.bytes[0])} → {_bytes(found.bytes[1])}; a fit would learn {found.learned:,}",
         highlight=False,
     )
+    if found.optimizer is not None:
+        _optimizer(console, found.optimizer)
     _certificate(console, found.broken)
     if found.alike:
         console.print("copies that training cannot part, as their gradients are equal:", highlight=False)
@@ -136,6 +139,8 @@ def grown(found: Grown) -> None:
     if found.fit is not None:
         fit_result(found.fit)
     _certificate(console, found.broken)
+    if found.optimizer is not None:
+        _optimizer(console, found.optimizer)
     if found.reference_error is not None:
         console.print(f"reference: within {found.reference_error:.3f} of the rounding bound", highlight=False)
     if found.verification is not None:
@@ -206,6 +211,16 @@ def _certificate(console: Console, broken: tuple[Broken, ...]) -> None:
     console.print(f"certificate: not lossless, {len(broken)} conditions are broken", highlight=False)
     for item in broken:
         console.print(f"  {item}", markup=False, highlight=False)
+
+
+def _optimizer(console: Console, found: OptimizerSummary) -> None:
+    small, large = found.parameters
+    console.print(f"optimizer: {found.rule}", soft_wrap=True)
+    console.print(
+        f"optimizer: {small} → {large} parameters with a state in {found.groups} groups, step {found.step}, "
+        f"{_bytes(found.bytes)}; {found.new:.1%} of the entries start anew"
+        + (f", {found.anew} parameters at step 0" if found.anew else "")
+    )
 
 
 def _console() -> Console:

@@ -15,7 +15,9 @@ from ligo_spec.family import LAYER, Family
 from ligo_spec.job import Job, Small, certificate, growth_of, learned_operator, load_job, open_small, start_of
 from ligo_spec.layer_kinds import grown_layers, settled, sources
 from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
+from ligo_spec.numpy_backend import NumpyBackend
 from ligo_spec.operator import Growth, Mix, Operator, Term, every
+from ligo_spec.optimizer import OptimizerSummary, optimizer_of
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.silence import silent
 from ligo_spec.symmetry import Alike, alike
@@ -74,6 +76,7 @@ class Explanation:
     dropped: Mapping[str, str]
     copied: tuple[str, ...]
     untied: bool
+    optimizer: OptimizerSummary | None
 
     @property
     def lossless(self) -> bool:
@@ -103,6 +106,7 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
     learned = learned_operator(job, growth, operator)
     shown = learned.operator if job.plan.fit else operator
     old, new = small.checkpoint.config, written_config(job, growth, operator)
+    state = optimizer_of(job, small, growth, operator, new, NumpyBackend())
     return Explanation(
         plan=dump(job.plan),
         family=growth.small.family.name,
@@ -119,6 +123,7 @@ def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken:
         dropped=small.binding.dropped,
         copied=small.binding.copied,
         untied=small.untied,
+        optimizer=None if state is None else state.summary,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from ligo_spec.job import (
 from ligo_spec.layer_kinds import settled
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
+from ligo_spec.optimizer import OPTIMIZER_FILE, RESUMED, GrownOptimizer, OptimizerSummary, optimizer_of
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.reference_check import reference_error
 from ligo_spec.staging import Stage, check_target, staged_directory, staged_file
@@ -90,6 +91,7 @@ class Grown:
         fit: What the fit gave, where there was one.
         verification: What the forward passes showed, where they were run.
         reference_error: Largest error against the float64 reference as a multiple of rounding, where it was checked.
+        optimizer: What became of the optimizer's state, where the plan has one.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class Grown:
     fit: FitResult | None = None
     verification: Verification | None = None
     reference_error: float | None = None
+    optimizer: OptimizerSummary | None = None
 
     @property
     def lossless(self) -> bool:
@@ -179,6 +182,42 @@ def grow(
     return replace(grown, verification=_verified(job, growth.small.family, grown))
 
 
+def grow_optimizer(
+    plan: str | Path,
+    output: str | Path,
+    *,
+    operator: str | Path | None = None,
+    source: str | Path | None = None,
+    backend: str = "numpy",
+) -> OptimizerSummary:
+    """Grow the optimizer's state of a plan by itself, for a checkpoint that is grown already.
+
+    Args:
+        plan: Has an ``optimizer``.
+        output: The file to make.
+        operator: The operator that the weights were grown by; the plan's start where it is left out.
+        source: The small model, instead of the plan's.
+        backend: What applies the maps.
+
+    Raises:
+        LigoError: Something is refused or cannot be written; nothing is left then.
+    """
+    job = load_job(plan, source=source)
+    output = Path(output)
+    check_target(output, sources=[job.source])
+    small = open_small(job)
+    growth = growth_of(job, small.architecture)
+    chosen = start_of(job, growth, operator)
+    config = written_config(job, growth, chosen)
+    state = optimizer_of(job, small, growth, chosen, config, load_backend(backend))
+    if state is None:
+        raise PlanError(job.problem("has no optimizer section; there is no state to grow"))
+    with staged_file(output, sources=[job.source]) as stage:
+        stage.require_space(state.summary.bytes)
+        state.write(stage, output.name)
+    return state.summary
+
+
 def _settle(job: Job, operator: str | Path | None) -> tuple[Small, Growth, Operator]:
     """Everything that is settled before the first value is read."""
     small = open_small(job)
@@ -250,24 +289,30 @@ def _write(
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
     config = written_config(job, growth, operator)
     broken = certificate(job, growth, operator, small.binding.templates())
+    state = optimizer_of(job, small, growth, operator, config, backend)
     error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
     with staged_directory(job.output, sources=[job.source]) as stage:
-        _write_weights(stage, job, outputs, backend, events)
+        _write_weights(stage, job, outputs, backend, events, 0 if state is None else state.summary.bytes)
+        if state is not None:
+            state.write(stage, OPTIMIZER_FILE)
         stage.write_bytes("config.json", [_json(config)])
-        left = _carry(stage, small.directory, {path.name for path in small.checkpoint.files})
+        left = _carry(stage, small.directory, {path.name for path in small.checkpoint.files}, state)
         stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])
         write_operator(stage, OPERATOR_FILE, operator, plan_sha256=job.sha256)
         if records:
             stage.write_bytes(FIT_LOG_FILE, [records])
         manifest = _manifest(job, small, growth, broken, result, backend, left)
+        manifest["optimizer"] = None if state is None else _optimizer_entry(state.summary)
         small.checkpoint.check_unchanged()  # after the last look at the source
         manifest["files"] = {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(stage.files.items())}
         stage.write_bytes(MANIFEST_FILE, [_json(manifest)])
-    return Grown(job.output, tuple(broken), result, None, error)
+    return Grown(job.output, tuple(broken), result, None, error, None if state is None else state.summary)
 
 
-def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[Any], events: Events) -> None:
+def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[Any], events: Events, more: int) -> None:
+    """Write the weights; ``more`` bytes will follow, and must fit too."""
     total = sum(info.nbytes for info in outputs.infos.values())
+    stage.require_space(total + more)
     done = 0
 
     def value(name: str) -> npt.NDArray[Any]:
@@ -281,13 +326,16 @@ def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[An
     converter.write(stage, outputs.infos.values(), value, max_shard_size=job.plan.output.max_shard_size)
 
 
-def _carry(stage: Stage, directory: Path, weights: set[str]) -> list[str]:
+def _carry(stage: Stage, directory: Path, weights: set[str], state: GrownOptimizer | None) -> list[str]:
     """Copy what the large model needs as it is; the names of the files that were left behind."""
     left = []
     for path in sorted(directory.iterdir()):
         if path.name in weights or path.name in stage.files or not path.is_file():
             continue
-        if any(path.match(pattern) for pattern in CARRIED) and path.suffix not in (".safetensors", ".py", ".bin"):
+        if state is not None and path.name in RESUMED:
+            state.check_companion(path)
+            stage.copy_file(path, path.name)
+        elif any(path.match(pattern) for pattern in CARRIED) and path.suffix not in (".safetensors", ".py", ".bin"):
             stage.copy_file(path, path.name)
         else:
             left.append(path.name)
@@ -319,6 +367,10 @@ def _manifest(
         "tensors": {"dropped": dict(small.binding.dropped), "copied": list(small.binding.copied)},
         "files_left_behind": list(left),
     }
+
+
+def _optimizer_entry(summary: OptimizerSummary) -> dict[str, Any]:
+    return {**asdict(summary), "file": OPTIMIZER_FILE, "source": {Path(summary.file).name: _sha256(Path(summary.file))}}
 
 
 def _source_files(small: Small) -> Iterator[Path]:

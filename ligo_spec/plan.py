@@ -178,6 +178,22 @@ class Fit(Document):
     data: TextData
 
 
+class OptimizerState(Document):
+    """The optimizer's state of the small model, to be grown with the weights (SPEC.md 7.5)."""
+
+    path: PlanPath = "optimizer.pt"
+    """A file, relative to the directory of the small model."""
+    format: Literal["torch"] = "torch"
+    """``torch``: what ``torch.save`` made of an optimizer's ``state_dict()``, the Trainer's ``optimizer.pt`` too."""
+    order: Literal["trainer", "model"] = "trainer"
+    """What numbers mean where the file has no ``param_names``: ``trainer``: the two groups of Transformers' Trainer;
+    ``model``: one group, in the order of the model's parameters."""
+    reset: Literal["none", "new", "all"] = "none"
+    """``new``: only the first copy of every old entry keeps its moments (SPARKLING); ``all``: none does."""
+    new: Literal["fill", "zero"] = "fill"
+    """Second moments of entries without an old state: the mean of the tensor's, or zero."""
+
+
 class Output(Document):
     """The large model."""
 
@@ -218,6 +234,11 @@ class Plan(Document):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of everything that is drawn: maps, batches, masks."""
     fit: Fit | None = None
+    optimizer: Annotated[
+        OptimizerState | None,
+        BeforeValidator(_short_path, json_schema_input_type=OptimizerState | PlanPath | None),
+    ] = None
+    """The optimizer's state to grow too: its path, or its parts."""
     output: Annotated[Output, BeforeValidator(_short_path, json_schema_input_type=Output | PlanPath)]
     """The large model: a path, or its parts."""
     checks: Checks = Checks()

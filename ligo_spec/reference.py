@@ -7,6 +7,7 @@ hide on both sides of a comparison.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from ligo_spec.family import Family, at_layer
 from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import Identity, dense
 from ligo_spec.operator import Operator, Term
+
+if TYPE_CHECKING:  # only its name: this module shares no code with what makes duals and recipes
+    from ligo_spec.dual import TensorDual
 
 Array = npt.NDArray[np.float64]
 
@@ -131,6 +135,29 @@ def mix_layers_vjp(layers: Array, mix: Array, cotangent: Array) -> tuple[Array, 
     """The vector-Jacobian product of ``mix_layers``: gradients of the layers and of the mix."""
     rest = list(range(1, layers.ndim))
     return np.tensordot(mix.T, cotangent, axes=1), np.tensordot(cotangent, layers, axes=(rest, rest))
+
+
+def moments(
+    duals: Mapping[str, TensorDual], small: Mapping[str, npt.NDArray[np.floating]], *, squared: bool = False
+) -> dict[str, Array]:
+    """Gradients and first moments of the large model, ``G' = E_out G F_inᵀ``; second ones by squares (SPEC 7.5).
+
+    Args:
+        duals: What becomes of each tensor, by canonical name.
+        small: The small model's gradients or moments by canonical name.
+        squared: Whether they are second moments.
+
+    Returns:
+        By canonical name; zeros for what starts anew.
+    """
+    large: dict[str, Array] = {}
+    for name, dual in duals.items():
+        mixed = np.sum([weight * small[source].astype(np.float64) for source, weight in dual.term.sources], axis=0)
+        maps = [None if map_ is None else dense(map_) for map_ in dual.term.maps]
+        if squared:
+            maps = [None if matrix is None else matrix**2 for matrix in maps]
+        large[name] = widen(mixed, maps) * (not dual.starts_anew)
+    return large
 
 
 def _maps(family: Family, term: Term, template: str, layer: int | None) -> list[Array | None]:

@@ -17,7 +17,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.explain import grown_config
 from ligo_spec.layer_kinds import settled
-from ligo_spec.layout import bind, pack
+from ligo_spec.layout import bind, pack, unpack
 from ligo_spec.operator import Growth, Operator
 from tests.family_table import ROWS
 from tests.models import as_in_file, made, takes
@@ -174,3 +174,47 @@ def _in_float64() -> AbstractContextManager[Any]:
             return function(*(wide(value) for value in args), **named)
 
     return Wide()
+
+
+def gradients(growth: Growth, operator: Operator, small: Arrays, seed: int = 0) -> tuple[Arrays, Arrays]:
+    """Gradients of one loss of the outputs with respect to every canonical tensor, of the small and the grown model.
+
+    The models must be one function, or the losses are two.
+    """
+    large = reference.grow(growth.small.family, operator, small)
+    before = _gradients(growth.small, growth.small.config, small, growth.small, seed)
+    after = _gradients(settled(growth, operator).large, grown_config(growth, operator), large, growth.small, seed)
+    return before, after
+
+
+def _gradients(
+    architecture: Architecture, config: Mapping[str, Any], weights: Arrays, asked: Architecture, seed: int
+) -> Arrays:
+    torch = pytest.importorskip("torch")
+    name = architecture.family.name
+    model = _model(name, json.dumps(dict(config), sort_keys=True), "float64")
+    places = _places(model)
+    infos = {key: TensorInfo(key, "F64", tuple(place.shape)) for key, place in places.items()}
+    binding = bind(architecture, infos, name)
+    flat = torch.full((sum(value.numel() for value in model.parameters()),), torch.nan, dtype=torch.float64)
+    for key, slot in binding.slots.items():
+        flat[places[key]] = torch.tensor(pack(slot.taken(weights), slot.steps), dtype=flat.dtype)
+    flat.requires_grad_()
+    parts = flat.split([value.numel() for value in model.parameters()])
+    parameters = {
+        key: part.reshape(value.shape) for (key, value), part in zip(model.named_parameters(), parts, strict=True)
+    }
+    with all_in("float64"):
+        out = torch.func.functional_call(model, parameters, (), inputs(asked, model.config, "float64"))[
+            ROWS[name].output
+        ]
+        wanted = torch.tensor(np.random.default_rng(seed).standard_normal(out.shape))
+        loss = (wanted * out).sum() + (out**2).mean()  # no output counts like another, and the loss is not linear
+    (found,) = torch.autograd.grad(loss, flat)
+    parts_of = {
+        part: value
+        for key, slot in binding.slots.items()
+        for part, value in zip(slot.holds, unpack(found[places[key]].numpy(), slot.steps), strict=True)
+    }
+    whole = {n: np.stack([parts_of[held[e]] for e in range(len(held))]) for n, held in binding.pieces.items()}
+    return {n: whole[n] if n in whole else parts_of[n] for n in binding.names()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -42,6 +42,13 @@ def runnable(model: transformers.PreTrainedModel) -> transformers.PreTrainedMode
     if any(side * value.element_size() % GROUPED_BYTES for value in experts for side in value.shape[1:]):
         model.set_experts_implementation("eager")
     return model
+
+
+def model_class(name: str) -> Any:
+    """The model class of that name; None for anything else that the library offers."""
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    a_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if a_model or name == "AutoModel" else None
 
 
 def choose_objective(asked: str, architectures: Sequence[str], stacks: Collection[str] = ()) -> Objective:

@@ -19,7 +19,7 @@ from ligo_spec.operator_file import load_operator
 from ligo_spec.verify import Verification
 from ligo_torch.backend import apply_map
 from ligo_torch.forward_inputs import forward_inputs
-from ligo_torch.huggingface import runnable
+from ligo_torch.huggingface import model_class, runnable
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _class_of(model: Small) -> Any:
     """The library's class for a checkpoint."""
     config = model.architecture.config
     name = (config.get("architectures") or ["AutoModel"])[0]
-    kind = _model_class(name)
+    kind = model_class(name)
     known = config.get("model_type") in transformers.CONFIG_MAPPING
     if not known and kind in (None, transformers.AutoModel):
         found = printable(repr(config.get("model_type")))
@@ -89,13 +89,6 @@ def _class_of(model: Small) -> Any:
         where = f"{model.directory}/config.json"
         raise InputError(Problem(where, f"architectures names {printable(name)}, which Transformers has not"))
     return kind
-
-
-def _model_class(name: str) -> Any:
-    """The model class of that name; None for anything else that the library offers."""
-    found = getattr(transformers, name, None) if name.isidentifier() else None
-    a_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    return found if a_model or name == "AutoModel" else None
 
 
 def _comparable(small: Small, large: Path, first: _Run, second: _Run) -> tuple[list[Tensor], list[Tensor], str]:
