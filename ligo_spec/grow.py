@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ligo_spec.advice import advice_for, facts, param_groups
 from ligo_spec.backend import Backend, load_backend
 from ligo_spec.certify import Broken
 from ligo_spec.checkpoint import load_converter
@@ -38,6 +39,7 @@ from ligo_spec.layer_kinds import settled
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
 from ligo_spec.optimizer import OPTIMIZER_FILE, RESUMED, GrownOptimizer, OptimizerSummary, optimizer_of
+from ligo_spec.origins import Origin, folded, origins
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.reference_check import reference_error
 from ligo_spec.staging import Stage, check_target, staged_directory, staged_file
@@ -65,6 +67,7 @@ CARRIED = [
 PLAN_FILE = "growth_plan.yaml"
 OPERATOR_FILE = "operator.safetensors"
 MANIFEST_FILE = "growth_manifest.json"
+GROUPS_FILE = "param_groups.json"
 FIT_LOG_FILE = "fit_log.jsonl"
 
 
@@ -299,9 +302,16 @@ def _write(
         left = _carry(stage, small.directory, {path.name for path in small.checkpoint.files}, state)
         stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])
         write_operator(stage, OPERATOR_FILE, operator, plan_sha256=job.sha256)
+        found = origins(outputs, growth, operator)
+        grows = growth.small.sizes != growth.large.sizes
+        held = facts(found, lossless=not broken, grows=grows, state=state is not None)
+        groups = {"spec": "ligo/param-groups/1", "advice": advice_for(held), "groups": param_groups(found, held)}
+        stage.write_bytes(GROUPS_FILE, [_json(groups)])
         if records:
             stage.write_bytes(FIT_LOG_FILE, [records])
         manifest = _manifest(job, small, growth, broken, result, backend, left)
+        manifest["parameters"] = [_origin_entry(origin) for origin in folded(found, outputs.slots)]
+        manifest["advice"] = groups["advice"]
         manifest["optimizer"] = None if state is None else _optimizer_entry(state.summary)
         small.checkpoint.check_unchanged()  # after the last look at the source
         manifest["files"] = {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(stage.files.items())}
@@ -367,6 +377,10 @@ def _manifest(
         "tensors": {"dropped": dict(small.binding.dropped), "copied": list(small.binding.copied)},
         "files_left_behind": list(left),
     }
+
+
+def _origin_entry(origin: Origin) -> dict[str, Any]:
+    return {**asdict(origin), "new": {str(axis): ranges for axis, ranges in origin.new.items()}}
 
 
 def _optimizer_entry(summary: OptimizerSummary) -> dict[str, Any]:
