@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 from ligo_spec.architecture import Architecture
@@ -48,6 +49,7 @@ class FamilyRow:
     any_ratio: dict[str, tuple[str, ...]]
 
 
+@cache
 def list_families() -> tuple[FamilyRow, ...]:
     """Every shipped family: what can grow, and which methods are exactly lossless.
 
