@@ -148,7 +148,7 @@ class GradientMaps:
             for layer in self._at(place, stack):
                 yield self._claim(link, layer)
         for attention in self.family.relations.attention:
-            if space in (attention.query, attention.key, attention.value, attention.scores):
+            if space in (attention.query, attention.key, attention.value, attention.scores, attention.weights):
                 stack = self._stack(attention.query, attention.context)
                 for layer in self._at(place, stack):
                     found = self._attended(attention, layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.explain import grown_config
 from ligo_spec.layer_kinds import settled
-from ligo_spec.layout import bind, pack, unpack
+from ligo_spec.layout import Binding, bind, pack, unpack
 from ligo_spec.operator import Growth, Operator
 from tests.family_table import ROWS
 from tests.models import as_in_file, made, takes
@@ -44,21 +45,55 @@ def outputs(
         asked: Whose vocabulary and positions the inputs use.
     """
     torch = pytest.importorskip("torch")
+    placed = _placed(architecture, config, weights, dtype)
+    with torch.no_grad():
+        found: npt.NDArray[Any] = _called(placed, asked, dtype).numpy()
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A model of the library with canonical tensors in place.
+
+    Args:
+        model: The module; its own parameters are not used.
+        binding: What the tensors of its files are.
+        places: Where each entry of each of them goes, among all parameters in one row.
+        flat: That row.
+    """
+
+    model: Any
+    binding: Binding
+    places: Mapping[str, Any]
+    flat: Any
+
+
+def _placed(architecture: Architecture, config: Mapping[str, Any], weights: Arrays, dtype: str) -> _Placed:
+    import torch
+
     name = architecture.family.name
     model = _model(name, json.dumps(dict(config), sort_keys=True), dtype)
     places = _places(model)
     infos = {key: TensorInfo(key, "F64", tuple(place.shape)) for key, place in places.items()}
+    binding = bind(architecture, infos, name)
     flat = torch.full((sum(value.numel() for value in model.parameters()),), torch.nan, dtype=getattr(torch, dtype))
-    for key, slot in bind(architecture, infos, name).slots.items():
+    for key, slot in binding.slots.items():
         flat[places[key]] = torch.tensor(pack(slot.taken(weights), slot.steps), dtype=flat.dtype)
-    parts = flat.split([value.numel() for value in model.parameters()])
+    return _Placed(model, binding, places, flat)
+
+
+def _called(placed: _Placed, asked: Architecture, dtype: str) -> Any:
+    """What the family's head gives, a tensor that may be differentiated by ``placed.flat``."""
+    import torch
+
+    model = placed.model
+    parts = placed.flat.split([value.numel() for value in model.parameters()])
     parameters = {
         key: part.reshape(value.shape) for (key, value), part in zip(model.named_parameters(), parts, strict=True)
     }
-    with torch.no_grad(), all_in(dtype):
+    with all_in(dtype):
         out = torch.func.functional_call(model, parameters, (), inputs(asked, takes(model), dtype))
-    found: npt.NDArray[Any] = out[ROWS[name].output].numpy()
-    return found
+    return out[ROWS[asked.family.name].output]
 
 
 def present(architecture: Architecture) -> list[str]:
@@ -191,23 +226,10 @@ def _gradients(
     architecture: Architecture, config: Mapping[str, Any], weights: Arrays, asked: Architecture, seed: int
 ) -> Arrays:
     torch = pytest.importorskip("torch")
-    name = architecture.family.name
-    model = _model(name, json.dumps(dict(config), sort_keys=True), "float64")
-    places = _places(model)
-    infos = {key: TensorInfo(key, "F64", tuple(place.shape)) for key, place in places.items()}
-    binding = bind(architecture, infos, name)
-    flat = torch.full((sum(value.numel() for value in model.parameters()),), torch.nan, dtype=torch.float64)
-    for key, slot in binding.slots.items():
-        flat[places[key]] = torch.tensor(pack(slot.taken(weights), slot.steps), dtype=flat.dtype)
-    flat.requires_grad_()
-    parts = flat.split([value.numel() for value in model.parameters()])
-    parameters = {
-        key: part.reshape(value.shape) for (key, value), part in zip(model.named_parameters(), parts, strict=True)
-    }
+    placed = _placed(architecture, config, weights, "float64")
+    binding, places, flat = placed.binding, placed.places, placed.flat.requires_grad_()
     with all_in("float64"):
-        out = torch.func.functional_call(model, parameters, (), inputs(asked, model.config, "float64"))[
-            ROWS[name].output
-        ]
+        out = _called(placed, asked, "float64")
         wanted = torch.tensor(np.random.default_rng(seed).standard_normal(out.shape))
         loss = (wanted * out).sum() + (out**2).mean()  # no output counts like another, and the loss is not linear
     (found,) = torch.autograd.grad(loss, flat)
