@@ -49,12 +49,16 @@ class FamilyRow:
     any_ratio: dict[str, tuple[str, ...]]
 
 
-@cache
 def list_families() -> tuple[FamilyRow, ...]:
     """Every shipped family: what can grow, and which methods are exactly lossless.
 
     A size counts as lossless for a method when the certificate of a tiny model that grows in it is empty.
     """
+    return _rows()
+
+
+@cache
+def _rows() -> tuple[FamilyRow, ...]:
     return tuple(_row(load_family(name)) for name in family_names())
 
 
