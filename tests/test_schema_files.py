@@ -88,6 +88,14 @@ def test_the_schema_is_valid_and_says_what_it_is(kind: Kind) -> None:
     assert spec["const"] == f"ligo/{kind}/1"
 
 
+def test_the_spec_has_a_row_and_a_section_for_every_method() -> None:
+    text = text_of(V1 / "SPEC.md")
+    rows = re.findall(r"^\| `(\w+)` \| (?:all|layers)", text, re.MULTILINE)
+    assert sorted(rows) == sorted((*WIDTH_METHODS, *DEPTH_METHODS))
+    titles = " ".join(re.findall(r"^### 4\.\d+ (.*)$", text, re.MULTILINE))
+    assert {name for name in rows if f"`{name}`" not in titles} == set()
+
+
 def test_editors_know_every_method_and_preset() -> None:
     schema = json_schema("plan")
     choice = schema["$defs"][OperatorChoice.__name__]["properties"]
