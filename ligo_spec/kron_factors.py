@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ligo_spec.maps import Identity, Kron, Map, Select, as_select
+from ligo_spec.maps import Identity, Kron, Map, as_select, weighted_select
 
 
 def factors(map_: Map, heads: tuple[int, int]) -> tuple[Map, Map] | None:
@@ -32,13 +32,11 @@ def factors(map_: Map, heads: tuple[int, int]) -> tuple[Map, Map] | None:
         return None
     if (within == within[0]).all():
         scale, within = scale * within[0], np.ones_like(within)
-    return _select(outer, small, scale), _select(inner, side, within)
+    return _simplest(outer, small, scale), _simplest(inner, side, within)
 
 
-def _select(
+def _simplest(
     index: np.ndarray[tuple[int], np.dtype[np.int64]], small: int, weight: np.ndarray[tuple[int], np.dtype[np.float64]]
 ) -> Map:
-    plain = bool((weight == 1).all())
-    if plain and np.array_equal(index, np.arange(small)):
-        return Identity(small)
-    return Select(index, small, None if plain else weight)
+    found = weighted_select(index, small, weight)
+    return Identity(small) if found.weight is None and np.array_equal(index, np.arange(small)) else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, as_select, row_blocks, with_arrays
+from ligo_spec.maps import Blocks, Dense, Kron, Map, Select, as_select, row_blocks, with_arrays
 from ligo_spec.measures import nonzero_rows
 
 Rows = npt.NDArray[np.bool_]
@@ -62,11 +62,6 @@ def main_entries(map_: Map) -> npt.NDArray[np.int64]:
     if chosen is not None:
         return chosen.index
     return np.concatenate([np.abs(block).argmax(axis=1) for _, block in row_blocks(map_)])
-
-
-def is_select(map_: Map) -> bool:
-    """Whether no row takes from more than one small entry, as far as the structure shows."""
-    return isinstance(map_, Identity) or as_select(map_) is not None
 
 
 def _shapes(blocks: Blocks) -> list[tuple[int, int]]:

@@ -177,13 +177,13 @@ def as_select(map_: Map) -> Select | None:
             if len(found) < len(chosen):
                 return None
             index = np.concatenate([part.index for part in found])
-            return _select(index, map_.shape[1], np.concatenate([part.weights for part in found]))
+            return weighted_select(index, map_.shape[1], np.concatenate([part.weights for part in found]))
         case Kron(outer=outer, inner=inner):
             rows, columns = as_select(outer), as_select(inner)
             if rows is None or columns is None:
                 return None
             index = (rows.index[:, None] * inner.shape[1] + columns.index[None, :]).ravel()
-            return _select(index, map_.shape[1], np.outer(rows.weights, columns.weights).ravel())
+            return weighted_select(index, map_.shape[1], np.outer(rows.weights, columns.weights).ravel())
     return None
 
 
@@ -283,7 +283,8 @@ def scaled(map_: Map, factor: float) -> Map:
             return Kron(scaled(outer, factor), inner)
 
 
-def _select(index: Index, small: int, weights: Matrix) -> Select:
+def weighted_select(index: Index, small: int, weights: Matrix) -> Select:
+    """A selection at weights, ``(large,)``; without any where they are all 1, so that it shows as bare copies."""
     return Select(index, small, None if bool((weights == 1).all()) else weights)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ligo_spec.draws import Draws
-from ligo_spec.maps import Index, Matrix, Select
+from ligo_spec.maps import Index, Matrix, Select, weighted_select
 
 Share = Callable[[str, Select], Select]
 """``(space, B)`` -> ``A``."""
@@ -74,4 +74,4 @@ def ranks(select: Select) -> Index:
 
 def weighted(select: Select, weights: Matrix) -> Select:
     """The same selection at other weights; without any where they are all 1."""
-    return Select(select.index, select.small, None if bool((weights == 1).all()) else weights)
+    return weighted_select(select.index, select.small, weights)
