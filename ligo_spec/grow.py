@@ -36,6 +36,7 @@ from ligo_spec.job import (
     text_files,
 )
 from ligo_spec.layer_kinds import settled
+from ligo_spec.layout import Model
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
 from ligo_spec.optimizer import OPTIMIZER_FILE, RESUMED, GrownOptimizer, OptimizerSummary, optimizer_of
@@ -295,7 +296,9 @@ def _write(
     state = optimizer_of(job, small, growth, operator, config, backend)
     error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
     with staged_directory(job.output, sources=[job.source]) as stage:
-        _write_weights(stage, job, outputs, backend, events, 0 if state is None else state.summary.bytes)
+        more = 0 if state is None else state.summary.bytes
+        large = replace(settled(growth, operator).large, config=MappingProxyType(config))
+        _write_weights(stage, job, outputs, Model(large, outputs.slots), backend, events, more)
         if state is not None:
             state.write(stage, OPTIMIZER_FILE)
         stage.write_bytes("config.json", [_json(config)])
@@ -319,7 +322,9 @@ def _write(
     return Grown(job.output, tuple(broken), result, None, error, None if state is None else state.summary)
 
 
-def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[Any], events: Events, more: int) -> None:
+def _write_weights(
+    stage: Stage, job: Job, outputs: Outputs, model: Model, backend: Backend[Any], events: Events, more: int
+) -> None:
     """Write the weights; ``more`` bytes will follow, and must fit too."""
     total = sum(info.nbytes for info in outputs.infos.values())
     stage.require_space(total + more)
@@ -333,7 +338,8 @@ def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[An
         return made
 
     converter = load_converter(job.plan.output.format)
-    converter.write(stage, outputs.infos.values(), value, max_shard_size=job.plan.output.max_shard_size)
+    limit = job.plan.output.max_shard_size
+    converter.write(stage, outputs.infos.values(), value, max_shard_size=limit, model=model)
 
 
 def _carry(stage: Stage, directory: Path, weights: set[str], state: GrownOptimizer | None) -> list[str]:

@@ -199,7 +199,8 @@ class Output(Document):
 
     path: PlanPath
     """A directory that does not exist yet, relative to the plan."""
-    format: Literal["safetensors"] = "safetensors"
+    format: Literal["safetensors", "pytorch", "onnx", "flax"] = "safetensors"
+    """Of the weights' files; ``config.json``, tokenizer and the like are the same beside all of them."""
     dtype: Literal["keep", "float64", "float32", "float16", "bfloat16"] = "keep"
     """``keep``: every tensor in its source's dtype."""
     max_shard_size: Annotated[
