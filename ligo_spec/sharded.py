@@ -217,7 +217,7 @@ def write_sharded(
     infos = sorted_by_name(tensors)
     total = sum(info.nbytes for info in infos)
     stage.require_space(total)
-    shards = list(_fill(infos, max_shard_size))
+    shards = list(fill(infos, max_shard_size))
     if len(shards) == 1 or format.index is None:
         write_file(format.single, infos)
         return [format.single]
@@ -252,8 +252,8 @@ def sorted_by_name(tensors: Iterable[TensorInfo], reserved: str | None = None) -
     return infos
 
 
-def _fill(infos: list[TensorInfo], limit: int) -> Iterator[list[TensorInfo]]:
-    """Fill shards in order; at least one, even of nothing."""
+def fill(infos: Iterable[TensorInfo], limit: int) -> Iterator[list[TensorInfo]]:
+    """Fill shards of at most ``limit`` bytes in order, a larger tensor by itself; at least one, even of nothing."""
     shard: list[TensorInfo] = []
     size = 0
     for info in infos:

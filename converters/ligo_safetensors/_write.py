@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ligo_safetensors._bits import to_bytes
 from ligo_safetensors._header import MAX_HEADER, METADATA
+from ligo_spec.bits import to_bytes
 from ligo_spec.checkpoint import DTYPES, TensorInfo
 from ligo_spec.errors import LigoError, Problem, printable
 from ligo_spec.filesystem import output_error
