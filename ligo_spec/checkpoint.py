@@ -132,7 +132,7 @@ class Converter(Protocol):
         /,
         *,
         max_shard_size: int,
-        model: Model,
+        model: Model | None,
     ) -> list[str]:
         """Write weights through ``stage``; the names of the files written.
 
@@ -142,7 +142,7 @@ class Converter(Protocol):
             value: Gives the values of one tensor, by its name. It is called once for each, in the order of the
                 format, which is why the caller does not push them.
             max_shard_size: Bytes of tensors a file; a larger tensor gets a file of its own.
-            model: What the tensors are.
+            model: What the tensors are; None where that is not known, which only formats of named tensors take.
 
         Raises:
             InputError: The format has no place for such a model, or for one of its tensors.

@@ -7,8 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from ligo_spec.errors import InputError, Problem, printable
+
+FormatName = Literal["safetensors", "pytorch", "onnx", "flax"]
+"""The formats that there are."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Format:
         index: What lists the shards of one that is cut; None where the format has no shards.
         shard: Name of shard ``number`` of ``count``.
         suffixes: Endings of its files.
+        named: Whether its files hold the tensors of the ``hf`` layout as they are, so that none needs to be known.
     """
 
     name: str
@@ -28,6 +33,7 @@ class Format:
     index: str | None
     shard: str
     suffixes: tuple[str, ...]
+    named: bool
 
     def places(self, directory: Path) -> Iterator[Path]:
         """The files in a directory that may be a checkpoint of this format, the best first."""
@@ -51,6 +57,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "model.safetensors.index.json",
                 "model-{number:05}-of-{count:05}.safetensors",
                 (".safetensors",),
+                named=True,
             ),
             Format(
                 "pytorch",
@@ -58,6 +65,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "pytorch_model.bin.index.json",
                 "pytorch_model-{number:05}-of-{count:05}.bin",
                 (".bin", ".pt", ".pth", ".ckpt"),
+                named=True,
             ),
             Format(
                 "flax",
@@ -65,8 +73,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "flax_model.msgpack.index.json",
                 "flax_model-{number:05}-of-{count:05}.msgpack",
                 (".msgpack", ".npz"),
+                named=False,
             ),
-            Format("onnx", "model.onnx", None, "", (".onnx",)),
+            Format("onnx", "model.onnx", None, "", (".onnx",), named=False),
         )
     }
 )
@@ -84,6 +93,17 @@ NOT_WEIGHTS = (
 """Files that lie beside weights, have the ending of weights, and are none."""
 
 
+HUB_ONNX = "onnx"
+"""The folder that ONNX files lie in on the Hub; ``config.json`` and the like lie above it."""
+
+
+def model_directory(path: Path) -> Path:
+    """Where ``config.json``, tokenizer and the like of the checkpoint at ``path`` lie, which may be a file."""
+    directory = path if os.path.isdir(path) else path.parent
+    in_hub_folder = directory.name == HUB_ONNX and not os.path.exists(directory / "config.json")
+    return directory.parent if in_hub_folder and os.path.exists(directory.parent / "config.json") else directory
+
+
 def format_of(path: Path) -> Format:
     """The format of the checkpoint at ``path``: a file's by its ending, a directory's by the files in it.
 
@@ -98,8 +118,8 @@ def format_of(path: Path) -> Format:
     for format in FORMATS.values():
         if any(os.path.lexists(place) and place.name not in NOT_WEIGHTS for place in format.places(path)):
             return format
-    if os.path.exists(path / "onnx"):
-        return FORMATS["onnx"]  # as the Hub lays it out
+    if os.path.exists(path / HUB_ONNX):
+        return FORMATS["onnx"]
     singles = ", ".join(format.single for format in FORMATS.values())
     raise InputError(Problem(printable(path), f"no weights in it: neither {singles}, nor any file of their kinds"))
 

@@ -20,6 +20,7 @@ from ligo_spec.checkpoint import Checkpoint, read_checkpoint
 from ligo_spec.documents import Loaded, dump, load_with_positions
 from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
+from ligo_spec.formats import model_directory
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
 from ligo_spec.learning import Learn, Learnable, learnable
 from ligo_spec.methods import build_operator
@@ -75,8 +76,7 @@ class Small:
     @property
     def directory(self) -> Path:
         """Where config, tokenizer and the like lie: the checkpoint's directory, also where it was named by its file."""
-        path = self.checkpoint.path
-        return path if path.is_dir() else path.parent
+        return model_directory(self.checkpoint.path)
 
     @cached_property
     def _sources(self) -> dict[str, tuple[str, int]]:

@@ -50,7 +50,7 @@ def export(module: Any, architecture: Architecture, where: str) -> onnx_ir.Model
     config = OnnxConfig(dynamic_shapes=shapes, opset_version=OPSET, optimize=False)
     try:
         with _quiet():
-            model, _ = OnnxExporter().export_program(module, inputs, config)
+            model: onnx_ir.Model = OnnxExporter().export_program(module, inputs, config)[0]
     except Exception as error:  # of the tracer, the translator or the module, of any kind
         line = printable(str(error).strip().split("\n")[0])
         kind = type(module).__name__

@@ -65,7 +65,7 @@ def _parameters_without_memory() -> Iterator[None]:
             value = torch.nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
         register(module, name, value)
 
-    torch.nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

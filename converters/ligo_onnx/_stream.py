@@ -91,7 +91,7 @@ def embedded(model: onnx.ModelProto, initializers: Sequence[Initializer]) -> Ite
 
 def _before_values(item: Initializer) -> bytes:
     """All of an initializer's field in its graph, up to the first byte of the values."""
-    header = item.header().SerializeToString() + _tag(_RAW_DATA) + _varint(item.info.nbytes)
+    header: bytes = item.header().SerializeToString() + _tag(_RAW_DATA) + _varint(item.info.nbytes)
     return _tag(_INITIALIZER) + _varint(len(header) + item.info.nbytes) + header
 
 

@@ -123,6 +123,6 @@ def _take_initializers(model: onnx_ir.Model) -> list[Initializer]:
             continue
         array = np.ascontiguousarray(held.numpy())
         info = TensorInfo(name, dtype_name(array.dtype), array.shape)
-        constants.append(Initializer(info, lambda array=array: array))
+        constants.append(Initializer(info, partial(np.asarray, array)))
     model.graph.initializers.clear()
     return constants
