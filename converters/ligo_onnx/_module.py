@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
+import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
@@ -17,8 +19,13 @@ from ligo_torch.huggingface import config_of, model_class
 Parameters = Mapping[str, torch.nn.Parameter]
 
 
-def module_of(architecture: Architecture, where: str) -> Any:
+def module_of(architecture: Architecture, where: str, *, pooler: bool = True) -> Any:
     """The class in the config's ``architectures``, its parameters on no device, its buffers real.
+
+    Args:
+        architecture: Its config.
+        where: The file, for messages.
+        pooler: Whether it has the pooling layer that its class adds by default, where the class lets one choose.
 
     Raises:
         InputError: Transformers has no such class.
@@ -30,7 +37,10 @@ def module_of(architecture: Architecture, where: str) -> Any:
     config = config_of(architecture)
     config.use_cache = False
     with _parameters_without_memory(), no_init_weights():
-        made = kind.from_config(config) if name == "AutoModel" else kind(config)
+        if name == "AutoModel":
+            kind = transformers.AutoModel._model_mapping[type(config)]
+        optional = not pooler and "add_pooling_layer" in signature(kind.__init__).parameters
+        made = kind(config, **({"add_pooling_layer": False} if optional else {}))
     return made.eval().requires_grad_(False)
 
 

@@ -18,6 +18,7 @@ from ligo_onnx._module import module_of, with_fake_parameters
 from ligo_onnx._names import tensors_of
 from ligo_onnx._stream import EMBEDDED_LIMIT, Initializer, embedded, placed, values
 from ligo_spec.checkpoint import DTYPES, TensorInfo, dtype_name
+from ligo_spec.errors import InputError
 from ligo_spec.formats import FORMATS
 from ligo_spec.layout import Model
 from ligo_spec.sharded import fill, sorted_by_name
@@ -80,14 +81,27 @@ def write(
 
 def _graph(model: Model, infos: dict[str, TensorInfo], where: str) -> onnx_ir.Model:
     """The graph over initializers with the names of the file's tensors."""
-    module = module_of(model.architecture, where)
-    names = tensors_of(module, model, infos, where)
+    module, names = _module(model, infos, where)
     with_fake_parameters(module, lambda parameter: getattr(torch, DTYPES[infos[names[parameter]].dtype].name))
     made = export(module, model.architecture, where)
     made.producer_name, made.producer_version = "ligo-spec", version("ligo-spec")
     made.metadata_props[CONFIG_KEY] = json.dumps(dict(model.architecture.config), sort_keys=True)
     _rename(made.graph, names, set(infos))
     return made
+
+
+def _module(model: Model, infos: dict[str, TensorInfo], where: str) -> tuple[Any, dict[str, str]]:
+    """The library's module, and which tensor of the file each of its parameters is."""
+    module = module_of(model.architecture, where)
+    try:
+        return module, tensors_of(module, model, infos, where)
+    except InputError as error:
+        # Many encoders are saved without the pooler that their class has by default, and never use it.
+        module = module_of(model.architecture, where, pooler=False)
+        try:
+            return module, tensors_of(module, model, infos, where)
+        except InputError:
+            raise error from None
 
 
 def _rename(graph: onnx_ir.Graph, names: dict[str, str], taken: set[str]) -> None:
