@@ -135,7 +135,9 @@ def test_values_beside_the_model(written: Any, tmp_path: Path) -> None:
 def test_what_the_class_does_not_use_is_kept(tmp_path: Path) -> None:
     """A head that the class has not, and a tensor that no family declares."""
     config = {**CONFIGS["bert"], "architectures": ["BertModel"]}
-    held = arrays(config, heads=["next_sentence.weight", "next_sentence.bias"], base="bert.") | {"extra.scale": np.arange(3, dtype=np.float32)}
+    held = arrays(config, heads=["next_sentence.weight", "next_sentence.bias"], base="bert.") | {
+        "extra.scale": np.arange(3, dtype=np.float32)
+    }
     write(tmp_path / "small", config, held)
     found = ligo_spec.convert(tmp_path / "small", tmp_path / "out", "onnx")
     assert found.undeclared == ("extra.scale",)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir
 import torch
 
@@ -58,10 +60,10 @@ def write(
     infos = {info.name: info for info in sorted_by_name(tensors)}
     total = sum(info.nbytes for info in infos.values())
     stage.require_space(total)
-    graph = _graph(model, infos, f"{stage.target}/config.json")
-    constants = _take_initializers(graph)
-    initializers = [*constants, *(Initializer(info, partial(value, name)) for name, info in infos.items())]
-    proto = onnx_ir.to_proto(graph)
+    graph = traced(model, infos, f"{stage.target}/config.json")
+    initializers = [*graph.constants, *(Initializer(info, partial(value, name)) for name, info in infos.items())]
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.model)
     name = FORMATS["onnx"].single
     if total <= min(max_shard_size, EMBEDDED_LIMIT):
         stage.write_bytes(name, embedded(proto, initializers))
@@ -79,18 +81,32 @@ def write(
     return [name, *files]
 
 
-def _graph(model: Model, infos: dict[str, TensorInfo], where: str) -> onnx_ir.Model:
-    """The graph over initializers with the names of the file's tensors."""
+@dataclass(frozen=True)
+class Graph:
+    """A model without its weights.
+
+    Args:
+        model: Its initializers are only used, not there.
+        constants: Those of them that are no weights.
+    """
+
+    model: onnx.ModelProto
+    constants: tuple[Initializer, ...]
+
+
+def traced(model: Model, infos: Mapping[str, TensorInfo], where: str) -> Graph:
+    """The graph over initializers with the names of the file's tensors; of their values nothing is asked."""
     module, names = _module(model, infos, where)
     with_fake_parameters(module, lambda parameter: getattr(torch, DTYPES[infos[names[parameter]].dtype].name))
     made = export(module, model.architecture, where)
     made.producer_name, made.producer_version = "ligo-spec", version("ligo-spec")
     made.metadata_props[CONFIG_KEY] = json.dumps(dict(model.architecture.config), sort_keys=True)
     _rename(made.graph, names, set(infos))
-    return made
+    constants = _take_initializers(made)
+    return Graph(onnx_ir.to_proto(made), tuple(constants))
 
 
-def _module(model: Model, infos: dict[str, TensorInfo], where: str) -> tuple[Any, dict[str, str]]:
+def _module(model: Model, infos: Mapping[str, TensorInfo], where: str) -> tuple[Any, dict[str, str]]:
     """The library's module, and which tensor of the file each of its parameters is."""
     module = module_of(model.architecture, where)
     try:
