@@ -25,8 +25,10 @@ from ligo_spec.testing import architectures
 from tests.family_table import ROWS
 from tests.tiny_checkpoints import CONFIGS, arrays, config_of, handmade, plan_file, same_bits, saved, tree, write
 
-for package in ("torch", "transformers", "onnxscript", "msgpack"):
-    pytest.importorskip(package)
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("onnxscript")
+pytest.importorskip("msgpack")
 
 import ligo_onnx._write
 
@@ -103,7 +105,7 @@ def test_what_no_family_knows_passes_between_formats_of_named_tensors(tmp_path: 
         "core.weight": rng.standard_normal((3, 4)).astype(np.float32),
         "core.steps": np.arange(5),
         "core.mask": np.tri(3, dtype=bool),
-        "scale": np.float16(2.5).reshape(()),
+        "scale": np.array(2.5, dtype=np.float16),
     }
     small = write(tmp_path / "small", None, held)
     middle = ligo_spec.convert(small, tmp_path / "middle", "pytorch")
@@ -133,7 +135,7 @@ def test_what_lies_beside_the_weights_comes_along(tmp_path: Path) -> None:
 def test_growth_reads_and_writes_formats(source: FormatName, target: FormatName, tmp_path: Path) -> None:
     """The same large tensors as the growth of the safetensors file gives."""
     small = handmade(tmp_path / "small")
-    grow = {"target": {"num_hidden_layers": 3}, "operator": {"depth": "stack"}}
+    grow: dict[str, Any] = {"target": {"num_hidden_layers": 3}, "operator": {"depth": "stack"}}
     wanted = values_of(ligo_spec.apply(plan_file(tmp_path, **grow)).path)
     other = ligo_spec.convert(small, tmp_path / "other", source).path
     plan = plan_file(tmp_path, "other.yaml", **grow, output={"path": "out", "format": target})
