@@ -98,10 +98,6 @@ def test_memory_is_bounded(to: str, tmp_path: Path) -> None:
     assert total > 3 * bound
     taken = {f"safetensors to {to}": peak(source, tmp_path / "out", to)}
     taken[f"{to} to safetensors"] = peak(tmp_path / "out", tmp_path / "back", "safetensors")
-    print(
-        {
-            way: f"{size / MIB:.0f} MiB of {bound / MIB:.0f}, of a model of {total / MIB:.0f}"
-            for way, size in taken.items()
-        }
-    )
+    for way, size in taken.items():
+        print(f"{way}: {size / MIB:.0f} MiB of {bound / MIB:.0f}, for a model of {total / MIB:.0f}")
     assert max(taken.values()) <= bound, taken
