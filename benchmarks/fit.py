@@ -74,7 +74,7 @@ def step_of(way: str, plan: Path) -> Step:
         weights = {k: v.detach().clone().requires_grad_() for k, v in model.parameters(learnable.weights()).items()}
         trained = list(weights.values())
     else:
-        trained = learnable.parameters
+        trained = list[torch.Tensor](learnable.parameters)
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
 
     def loss_of(parameters: dict[str, torch.Tensor]) -> None:
