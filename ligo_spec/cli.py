@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="A growth plan (YAML).")]
-SourceOption = Annotated[Optional[Path], typer.Option("--source", help="The small model, instead of the plan's.")]  # noqa: UP045
+SourceOption = Annotated[Optional[str], typer.Option("--source", help="The small model, instead of the plan's.")]  # noqa: UP045
 OutputOption = Annotated[Optional[Path], typer.Option("--output", help="Where to write, instead of the plan's.")]  # noqa: UP045
 DataOption = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -76,7 +76,7 @@ def explain(
 
 @app.command()
 def inspect(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint (directory or file).")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint (directory, file or hf://owner/name).")],
     family: Annotated[Optional[str], typer.Option("--family", help="A family's name or file.")] = None,  # noqa: UP045
     spaces: Annotated[bool, typer.Option("--spaces", help="Show what touches which space.")] = False,
     as_json: JsonOption = False,
@@ -108,7 +108,7 @@ def list_families(
 @families.command("check")
 def check_family(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="A family file, or a shipped family's name.")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint that it should describe.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint that it should describe.")],
     as_json: JsonOption = False,
 ) -> None:
     """Hold a family against a checkpoint, tensor by tensor; ends in a round trip."""
@@ -164,8 +164,8 @@ def grow(
 
 @app.command()
 def verify(
-    small: Annotated[Path, typer.Argument(metavar="SMALL")],
-    large: Annotated[Path, typer.Argument(metavar="LARGE")],
+    small: Annotated[str, typer.Argument(metavar="SMALL")],
+    large: Annotated[str, typer.Argument(metavar="LARGE")],
     data: DataOption = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     lossless: Annotated[bool, typer.Option("--lossless", help="Fail (exit 6) where the outputs differ.")] = False,
