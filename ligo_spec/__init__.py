@@ -5,6 +5,7 @@ from ligo_spec.backend import Backend, load_backend
 from ligo_spec.certify import Broken, certify
 from ligo_spec.checkpoint import Checkpoint, TensorInfo, read_checkpoint
 from ligo_spec.convert import Converted, convert
+from ligo_spec.diff import Diff, diff
 from ligo_spec.errors import InputError, LigoError, NumericalError, OutputError, PlanError, VerificationError
 from ligo_spec.explain import Explanation, explain
 from ligo_spec.family import Family, load_family
@@ -24,10 +25,10 @@ from ligo_spec.verify import Verification, verify
 
 __all__ = [  # noqa: RUF022 (grouped by what a reader looks for)
     # the commands
-    "check", "explain", "inspect", "fit", "apply", "grow", "verify", "json_schema",
+    "check", "explain", "inspect", "fit", "apply", "grow", "verify", "diff", "json_schema",
     "check_family", "list_families", "grow_optimizer", "convert",
     # what they return
-    "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events", "FamilyCheck", "Converted",
+    "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events", "FamilyCheck", "Converted", "Diff",
     # the documents
     "Family", "load_family", "Plan", "Operator", "load_operator", "save_operator",
     # the parts

@@ -181,7 +181,7 @@ def verify(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint (directory or file).")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint (directory, file or hf://owner/name).")],
     output: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
     to: Annotated[FormatName, typer.Option("--to", help="The format to write.")],
     family: Annotated[Optional[str], typer.Option("--family", help="A family's name or file.")] = None,  # noqa: UP045
@@ -196,6 +196,22 @@ def convert(
             source, output, to, family=family, dtype=dtype, max_shard_size=limit, written=events.written
         )
     _print(found, as_json, display.converted)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint (directory, file or hf://owner/name).")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one, of the same format or not.")],
+    family: Annotated[Optional[str], typer.Option("--family", help="The family of both: a name or a file.")] = None,  # noqa: UP045
+    exact: Annotated[bool, typer.Option("--exact", help="Fail (exit 6) where anything differs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two checkpoints, tensor by tensor: same, renamed, transposed, or different by how much."""
+    found = ligo_spec.diff(a, b, family=family)
+    _print(found, as_json, display.difference)
+    problems = list(found.problems()) if exact else []
+    if problems:
+        raise ligo_spec.VerificationError(problems)
 
 
 @app.command()

@@ -18,12 +18,13 @@ from ligo_spec.checkpoint import FLOATS, Checkpoint, TensorInfo, load_converter,
 from ligo_spec.errors import PlanError
 from ligo_spec.family import Family, family_names, load_family
 from ligo_spec.formats import FORMATS, FormatName, format_of, model_directory
+from ligo_spec.hub import fetch, on_hub
 from ligo_spec.inputs import sha256_of
 from ligo_spec.job import Small, family_in, identify
 from ligo_spec.layout import Model
 from ligo_spec.outputs import PLAN_DTYPES, cast
 from ligo_spec.plan import DtypeName
-from ligo_spec.staging import Stage, json_bytes, staged_directory
+from ligo_spec.staging import Stage, check_target, json_bytes, staged_directory
 
 MANIFEST_FILE = "conversion_manifest.json"
 
@@ -82,7 +83,7 @@ def convert(
     Tensors stream: one at a time is in memory. Config, tokenizer and the like are copied.
 
     Args:
-        source: A directory or a file.
+        source: A directory, a file or ``hf://owner/name@revision``.
         output: The directory to make.
         to: The format to write.
         family: What the model is, where its ``config.json`` does not tell; a name or a file.
@@ -95,7 +96,11 @@ def convert(
             left then.
     """
     named = None if family is None else load_family(family)
-    source, output = Path(source), Path(output)
+    snapshot = None
+    if on_hub(source):
+        check_target(output)  # before anything is fetched
+        snapshot = fetch(str(source))
+    source, output = Path(source) if snapshot is None else snapshot.path, Path(output)
     source_format = format_of(source).name
     checkpoint = read_checkpoint(source, family=named)
     content = _content(checkpoint, named, to)
@@ -116,9 +121,12 @@ def convert(
         infos = content.infos.values()
         files = converter.write(stage, infos, value, max_shard_size=max_shard_size, model=content.model)
         _write_config(stage, checkpoint, content)
-        carry(stage, model_directory(checkpoint.path), checkpoint.files)
+        fetched = None if snapshot is None else snapshot.files
+        carry(stage, model_directory(checkpoint.path), checkpoint.files, fetched=fetched)
         checkpoint.check_unchanged()  # after the last look at the source
-        stage.write_bytes(MANIFEST_FILE, [json_bytes(_manifest(checkpoint, source_format, to, content, stage))])
+        manifest = _manifest(checkpoint, source_format, to, content, stage)
+        manifest["source_revision"] = None if snapshot is None else snapshot.source
+        stage.write_bytes(MANIFEST_FILE, [json_bytes(manifest)])
     name = None if content.model is None else content.model.architecture.family.name
     left = (content.dropped, content.undeclared, tuple(files))
     return Converted(output, source_format, to, name, len(content.infos), total, *left)

@@ -19,6 +19,7 @@ import ligo_spec
 from ligo_spec import hub, json_schema
 from ligo_spec.cli import run
 from ligo_spec.errors import InputError, OutputError, PlanError
+from ligo_spec.hub_files import chosen
 from tests.hub_stand_in import Files, StandIn, files_of, serving
 from tests.test_cli import ENVIRONMENT
 from tests.tiny_checkpoints import CONFIGS, TWICE, arrays, handmade, plan_file, same_bits, tensors_of, tree
@@ -102,7 +103,7 @@ def test_shards_are_fetched_and_no_others(site: StandIn, tmp_path: Path) -> None
 def test_formats_in_the_order_of_danger(tmp_path: Path, without: list[str], taken: list[str]) -> None:
     """As a directory is searched: the first format that is there, and only that one."""
     files = {"model.safetensors", "onnx/model.onnx_data", "onnx/model_fp16.onnx", "config.json", *OTHERS}
-    found = hub.chosen(files - {*without}, "there", lambda name: tmp_path / name)
+    found = chosen(files - {*without}, "there", lambda name: tmp_path / name)
     assert found == [*taken, "config.json"]
 
 
@@ -117,17 +118,17 @@ def test_formats_in_the_order_of_danger(tmp_path: Path, without: list[str], take
 def test_models_without_weights_of_ours(files: list[str], message: str) -> None:
     """Refused before anything is fetched."""
     with pytest.raises(InputError, match=f"^there: {message}"):
-        hub.chosen(files, "there", Path)
+        chosen(files, "there", Path)
 
 
 @pytest.mark.parametrize("bad", ["../../evil.safetensors", "/evil.safetensors", "a\\b.safetensors", "a\nb.safetensors"])
 def test_names_of_strangers_become_no_paths(tmp_path: Path, bad: str) -> None:
     """A name with a separator or a control character is taken neither from the list nor from the index."""
-    assert hub.chosen({"model.safetensors", bad, "tokenizer/../../x"}, "there", Path) == ["model.safetensors"]
+    assert chosen({"model.safetensors", bad, "tokenizer/../../x"}, "there", Path) == ["model.safetensors"]
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": bad, "b": "gone.safetensors"}}))
     with pytest.raises(InputError) as caught:
-        hub.chosen({index.name, bad}, "there", lambda name: tmp_path / name)
+        chosen({index.name, bad}, "there", lambda name: tmp_path / name)
     assert len(caught.value.problems) == 2
     assert "names the shard 'gone.safetensors', which is not there" in str(caught.value)
 
@@ -145,14 +146,20 @@ def test_revisions(site: StandIn, tmp_path: Path) -> None:
     assert hub.fetch(f"hf://{MODEL}@{first}").path.name == first != second
 
 
+def test_names_are_no_patterns(site: StandIn, tmp_path: Path) -> None:
+    """A file whose name a pattern would not match is fetched, and no other for it."""
+    site.push(MODEL, {**small_files(tmp_path / "small"), "vocab[1].txt": b"a", "vocab1.txt.py": b"b"})
+    hub.located(f"hf://{MODEL}")
+    assert site.fetched() == names("model.safetensors", "vocab[1].txt")
+
+
 def test_a_branch_that_moves_meanwhile(site: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of two commits are never mixed."""
     site.push(MODEL, small_files(tmp_path / "small"))
-    whole = hub.chosen
 
     def moving(*arguments: object) -> list[str]:
         site.push(MODEL, {**site.commits[MODEL][site.branches[MODEL]["main"]], "more": b""})
-        return whole(*arguments)  # type: ignore[arg-type]
+        return chosen(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(hub, "chosen", moving)
     with pytest.raises(InputError, match=r"moved from [0-9a-f]{40} to [0-9a-f]{40} while it was fetched; run again"):
@@ -217,7 +224,7 @@ def test_check_fetches_the_config_alone(site: StandIn, tmp_path: Path, capsys: p
 
 def test_commands_take_models_of_the_hub(site: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same output as for the directory, but for the name."""
-    site.push(MODEL, small_files(tmp_path / "small"))
+    commit = site.push(MODEL, small_files(tmp_path / "small"))
     plan_file(tmp_path, target=TWICE["gpt2"], operator={"width": "hypercloning"})
     source = f"hf://{MODEL}@main"
     for command in (["inspect", "{}"], ["family", "check", "gpt2", "{}"], ["explain", "plan.yaml", "--source", "{}"]):
@@ -227,6 +234,24 @@ def test_commands_take_models_of_the_hub(site: StandIn, tmp_path: Path, capsys: 
             outputs.append(capsys.readouterr().out.replace(source, "small"))
         assert outputs[0] == outputs[1]
         assert outputs[0]
+    assert run(["diff", "small", source, "--exact"]) == 0
+    site.asked.clear()
+    assert run(["convert", source, "small", "--to", "safetensors"]) == 4
+    assert site.asked == []
+    assert run(["convert", source, "converted", "--to", "safetensors"]) == 0
+    assert same_bits(tensors_of(tmp_path / "converted"), tensors_of(tmp_path / "small"))
+    assert {"tokenizer.json", "merges.txt", "LICENSE", "config.json"} <= tree(tmp_path / "converted").keys()
+    manifest = json.loads((tmp_path / "converted" / "conversion_manifest.json").read_text())
+    assert manifest["source_revision"] == f"hf://{MODEL}@{commit}"
+
+
+def test_forward_passes_of_a_model_of_the_hub(site: StandIn, tmp_path: Path) -> None:
+    """Transformers is given the files that were fetched, and asks the Hub for nothing."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    site.push(MODEL, small_files(tmp_path / "small"))
+    assert ligo_spec.verify(f"hf://{MODEL}", "small").same
+    assert site.fetched() == names("model.safetensors")
 
 
 def test_a_process_of_its_own(site: StandIn, tmp_path: Path) -> None:

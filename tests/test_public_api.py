@@ -33,7 +33,7 @@ RENAMED = {"schema": "json_schema"}
 PARAMETERS = {"plans": "plan", "operator": "output"}
 """Parameters of commands that Python calls otherwise: ``check`` takes several plans, ``fit -o`` names its output."""
 
-ONLY_COMMAND = {"as_json", "spaces", "lossless"}
+ONLY_COMMAND = {"as_json", "spaces", "lossless", "exact"}
 """Parameters that say how a command prints or ends; a function returns all that they choose from."""
 
 ONLY_FUNCTION = {"events"}
