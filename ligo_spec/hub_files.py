@@ -56,9 +56,12 @@ def _beside_graph(format: Format, name: str) -> bool:
     return format.single == "model.onnx" and _is_onnx(name)
 
 
+_ONNX = re.compile(r"model\.onnx(?:_data(?:_[0-9]+)?|\.data)?|model-[0-9]{5}-of-[0-9]{5}\.onnx\.data")
+
+
 def _is_onnx(name: str) -> bool:
     """Whether a file is the graph, or holds its weights under one of the names that exporters give them."""
-    return re.fullmatch(r"model\.onnx(?:_data(?:_[0-9]+)?|\.data)?", name) is not None
+    return _ONNX.fullmatch(name) is not None
 
 
 def _shards(index: Path, plain: Collection[str], where: str) -> list[str]:

@@ -97,12 +97,22 @@ def test_shards_are_fetched_and_no_others(site: StandIn, tmp_path: Path) -> None
         ([], ["model.safetensors"]),
         (["model.safetensors"], ["pytorch_model.bin"]),
         (["model.safetensors", "pytorch_model.bin"], ["flax_model.msgpack"]),
-        (["model.safetensors", "pytorch_model.bin", "flax_model.msgpack"], ["onnx/model.onnx", "onnx/model.onnx_data"]),
+        (
+            ["model.safetensors", "pytorch_model.bin", "flax_model.msgpack"],
+            ["onnx/model-00001-of-00002.onnx.data", "onnx/model.onnx", "onnx/model.onnx_data"],
+        ),
     ],
 )
 def test_formats_in_the_order_of_danger(tmp_path: Path, without: list[str], taken: list[str]) -> None:
     """As a directory is searched: the first format that is there, and only that one."""
-    files = {"model.safetensors", "onnx/model.onnx_data", "onnx/model_fp16.onnx", "config.json", *OTHERS}
+    onnx = {
+        "model.onnx_data",
+        "model-00001-of-00002.onnx.data",
+        "model_fp16.onnx",
+        "model.onnx_data.py",
+        "sub/model.onnx",
+    }
+    files = {"model.safetensors", *(f"onnx/{name}" for name in onnx), "config.json", *OTHERS}
     found = chosen(files - {*without}, "there", lambda name: tmp_path / name)
     assert found == [*taken, "config.json"]
 
@@ -405,13 +415,18 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         hub.located(f"hf://{MODEL}")
 
 
-def test_bars_are_left_as_they_were(site: StandIn, tmp_path: Path) -> None:
-    """Off while there is no terminal, and on again for the caller's own downloads; also after a refusal."""
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_are_left_as_they_were(site: StandIn, tmp_path: Path, shown: bool) -> None:
+    """Off while there is no terminal, and as the caller had them afterwards; after a refusal too."""
     utils = library.utils
-    assert not utils.are_progress_bars_disabled()
-    with pytest.raises(InputError):
-        hub.located(f"hf://{MODEL}")
-    assert not utils.are_progress_bars_disabled()
+    before = utils.are_progress_bars_disabled()
+    try:
+        (utils.enable_progress_bars if shown else utils.disable_progress_bars)()
+        with pytest.raises(InputError):
+            hub.located(f"hf://{MODEL}")
+        assert utils.are_progress_bars_disabled() != shown
+    finally:
+        (utils.disable_progress_bars if before else utils.enable_progress_bars)()
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
