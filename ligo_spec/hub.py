@@ -104,15 +104,19 @@ def fetch(source: str, *, weights: bool = True, also: Sequence[str] = ()) -> Sna
     reference = parse_reference(source)
     hub = _library()
     with _bars(hub), _told(hub, reference):
-        commit, files = _listed(hub, reference)
+        commit, files, where = _listed(hub, reference)
         if weights:
-            names = chosen(files, str(reference), lambda name: _download(hub, reference, commit, name))
+            names = chosen(files, where, lambda name: _download(hub, reference, commit, name))
             names += [name for name in also if name in files]
         else:
             names = [name for name in ("config.json",) if name in files]
         path = _snapshot(hub, reference, names)
     if path.name != commit:
         raise _refusal(reference, f"moved from {commit} to {path.name} while it was fetched; run again")
+    lacking = [name for name in names if not os.path.exists(path / name)]
+    if lacking:  # some versions of the library take what there is where the connection fails in between
+        some = printable(lacking[0], 60)
+        raise _refusal(reference, f"came without {len(lacking)} of its {len(names)} files ({some}); run again")
     return Snapshot(path, f"{SCHEME}{reference.repository}@{commit}", tuple(sorted(names)))
 
 
@@ -131,29 +135,30 @@ def _library() -> Any:
     return hub
 
 
-def _listed(hub: Any, reference: Reference) -> tuple[str, frozenset[str]]:
-    """The commit that a revision is, and every path in it; offline, what the cache has of it."""
+def _listed(hub: Any, reference: Reference) -> tuple[str, frozenset[str], str]:
+    """The commit that a revision is, every path in it, and what this is the list of; offline, by the cache."""
     try:
         info = hub.HfApi(**_who()).model_info(reference.repository, revision=reference.revision)
     except hub.errors.OfflineModeIsEnabled:
         return _cached(hub, reference)
     except (KeyError, TypeError, AttributeError) as error:  # JSON of another kind than the library thinks
         raise _refusal(reference, "what answers is not the Hub; see HF_ENDPOINT") from error
-    if not isinstance(info.sha, str):
+    if not isinstance(info.sha, str) or not re.fullmatch("[0-9a-f]{40,64}", info.sha):  # it becomes a directory
         raise _refusal(reference, "what answers does not say which commit this is; see HF_ENDPOINT")
-    return info.sha, frozenset(str(sibling.rfilename) for sibling in info.siblings or ())
+    return info.sha, frozenset(str(sibling.rfilename) for sibling in info.siblings or ()), str(reference)
 
 
-def _cached(hub: Any, reference: Reference) -> tuple[str, frozenset[str]]:
+def _cached(hub: Any, reference: Reference) -> tuple[str, frozenset[str], str]:
     path = _snapshot(hub, reference, ["config.json"])
     if hasattr(hub, "get_cached_repo_tree"):
         try:
             tree = hub.get_cached_repo_tree(reference.repository, revision=path.name)
-            return path.name, frozenset(str(file.path) for file in tree)
+            return path.name, frozenset(str(file.path) for file in tree), str(reference)
         except hub.errors.CachedRepoTreeNotFoundError:
             pass  # other programs fetch file by file, and older libraries keep no list: then what is there is all
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return path.name, frozenset(file.relative_to(path).as_posix() for file in found)
+    files = frozenset(file.relative_to(path).as_posix() for file in found)
+    return path.name, files, f"{reference} (HF_HUB_OFFLINE is set, and this is all that the cache has)"
 
 
 def _download(hub: Any, reference: Reference, commit: str, name: str) -> Path:

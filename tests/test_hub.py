@@ -209,7 +209,7 @@ def test_the_optimizers_state_is_fetched_where_the_plan_has_one(site: StandIn, t
     ligo_spec.explain("plan.yaml")
     assert site.fetched() == names("model.safetensors")
     plan_file(tmp_path, **options, optimizer="optimizer.pt")
-    with pytest.raises(InputError, match=r"is no archive of torch\.save"):
+    with pytest.raises(InputError, match=r"/optimizer\.pt: is no archive of torch\.save"):
         ligo_spec.explain("plan.yaml")
     assert site.fetched() == ["optimizer.pt", "scheduler.pt", "trainer_state.json"]
 
@@ -301,10 +301,31 @@ def test_offline_from_a_cache_that_another_program_filled(
 ) -> None:
     """Which keeps no list of a model's files: what is there is all there is."""
     site.push(MODEL, small_files(tmp_path / "small"))
-    for name in ("config.json", "model.safetensors"):
-        library.hf_hub_download(MODEL, name)
+    library.hf_hub_download(MODEL, "config.json")
+    offline(monkeypatch, True)
+    with pytest.raises(
+        InputError, match=r"HF_HUB_OFFLINE is set, and this is all that the cache has\): no weights in it"
+    ):
+        hub.fetch(f"hf://{MODEL}")
+    offline(monkeypatch, False)
+    library.hf_hub_download(MODEL, "model.safetensors")
     offline(monkeypatch, True)
     assert hub.fetch(f"hf://{MODEL}").files == ("config.json", "model.safetensors")
+
+
+def test_a_library_that_takes_what_there_is(site: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions fall back to a part of a snapshot where the connection fails in between; we do not."""
+    site.push(MODEL, small_files(tmp_path / "small"))
+    whole = library.snapshot_download
+
+    def partly(*arguments: Any, **options: Any) -> str:
+        path: str = whole(*arguments, **options)
+        (Path(path) / "model.safetensors").unlink()
+        return path
+
+    monkeypatch.setattr(library, "snapshot_download", partly)
+    with pytest.raises(InputError, match=r"came without 1 of its 5 files \(model\.safetensors\); run again"):
+        hub.located(f"hf://{MODEL}")
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -379,7 +400,9 @@ def test_a_revision_that_is_not_there(site: StandIn, tmp_path: Path) -> None:
         hub.located(f"hf://{MODEL}@v9")
 
 
-@pytest.mark.parametrize("answer", [b"<html>hello</html>", b"{}", b"[]", b'{"id": "a/b"}'])
+@pytest.mark.parametrize(
+    "answer", [b"<html>hello</html>", b"{}", b"[]", b'{"id": "a/b"}', b'{"id": "a/b", "sha": "../x"}']
+)
 def test_an_endpoint_that_is_not_the_hub(site: StandIn, answer: bytes) -> None:
     """A page to log in on, another service: refused in one line."""
     site.answer = answer
