@@ -33,7 +33,8 @@ def leftovers_matched(a: Side, b: Side, by_name: Sequence[Match]) -> Iterator[Ma
     """What remains after names: ties of the config, then equal content, then second copies; the rest alone."""
     pairs = {match.a: match.b for match in by_name if match.a and match.b}
     left_a = [key for key in a.tensors if key not in pairs]
-    left_b = [key for key in b.tensors if key not in {*pairs.values()}]
+    taken = {*pairs.values()}
+    left_b = [key for key in b.tensors if key not in taken]
     tied_b, tied_a = _declared(a, left_b), _declared(b, left_a)
     yield from (Match(first, key, "B") for key, first in tied_b.items())
     yield from (Match(key, first, "A") for key, first in tied_a.items())
