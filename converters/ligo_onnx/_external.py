@@ -23,9 +23,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ligo_spec.errors import InputError, Problem, printable
@@ -129,14 +130,14 @@ def overlaps(spans: Mapping[tuple[str, int, int], str]) -> list[tuple[str, str]]
     """
     found = []
     ordered = sorted(span for span in spans if span[1] < span[2])
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before[0] == after[0] and after[1] < before[2]:
             found.append((spans[before], spans[after]))
     return found
 
 
 @contextmanager
-def _directory(root: Path, folders: list[str], path: Path):  # type: ignore[no-untyped-def]
+def _directory(root: Path, folders: list[str], path: Path) -> Iterator[int]:
     """The descriptor of the folder that a file lies in; the user's directory may be a link, what is in it may not."""
     try:
         current = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

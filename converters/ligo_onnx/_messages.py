@@ -65,7 +65,11 @@ MESSAGES: Mapping[str, Mapping[int, Rule]] = {
         14: Rule("quantization_annotation", SPAN, many=True),
         15: Rule("sparse_initializer", SPAN, many=True),
     },
-    "ValueInfoProto": {1: Rule("name", TEXT)},
+    "ValueInfoProto": {1: Rule("name", TEXT), 2: Rule("type", "TypeProto")},
+    "TypeProto": {1: Rule("tensor_type", "TypeProto.Tensor")},
+    "TypeProto.Tensor": {2: Rule("shape", "TensorShapeProto")},
+    "TensorShapeProto": {1: Rule("dim", "TensorShapeProto.Dimension", many=True)},
+    "TensorShapeProto.Dimension": {1: Rule("dim_value", INT)},
     "NodeProto": {
         1: Rule("input", TEXT, many=True),
         2: Rule("output", TEXT, many=True),

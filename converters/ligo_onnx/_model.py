@@ -13,7 +13,7 @@ from ligo_onnx._wire import Span, Wire
 from ligo_spec.errors import InputError, Problem, printable
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata of a node, by ``torch.onnx.export(dynamo=True)``: the modules around it, outermost first, then its own name."""
+"""Metadata of a node, by ``torch.onnx.export(dynamo=True)``: the modules around it, outermost first, then its own."""
 
 CONFIG = "ligo.config"
 """Metadata of a model: the config that `ligo_spec` wrote with it, as JSON."""
@@ -54,7 +54,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the model itself: its domain and name, and the operators that it calls, each a domain and a type."""
+    """A function of the model itself: its domain and name, and the operators that it calls, by domain and type."""
 
     key: tuple[str, str]
     calls: frozenset[tuple[str, str]]
@@ -70,7 +70,7 @@ class OnnxModel:
         metadata: The entries that are known.
         nodes: Every node, in order; those of an inner graph where the node stands that has it.
         tensors: Initializers, and constants in nodes, by name.
-        inputs: Names of the graph's inputs.
+        inputs: Sizes of the graph's inputs by name; None for one that is free.
         functions: Its own functions.
         sparse: Whether it has sparse tensors.
         quantised: Whether tensors are annotated with scales.
@@ -81,7 +81,7 @@ class OnnxModel:
     metadata: Mapping[str, str]
     nodes: tuple[Node, ...]
     tensors: Mapping[str, Stored]
-    inputs: frozenset[str]
+    inputs: Mapping[str, tuple[int | None, ...]]
     functions: tuple[Function, ...]
     sparse: bool
     quantised: bool
@@ -110,7 +110,7 @@ def parse(wire: Wire) -> OnnxModel:
         _metadata(wire, message["metadata_props"], _KEPT),
         tuple(walk.nodes),
         walk.tensors,
-        frozenset(entry.get("name", "") for entry in message["graph"]["input"]),
+        {entry.get("name", ""): _sides(entry) for entry in message["graph"]["input"]},
         tuple(_function(function) for function in message["functions"]),
         walk.sparse,
         walk.quantised,
@@ -128,6 +128,12 @@ def _metadata(wire: Wire, pairs: list[dict[str, Any]], kept: Mapping[str, int]) 
             raise wire.refused(pair["value"].begin, f"metadata {key} comes twice")
         found[key] = text(wire, pair["value"], kept[key])
     return found
+
+
+def _sides(message: dict[str, Any]) -> tuple[int | None, ...]:
+    """The sizes of an input."""
+    shape = message.get("type", {}).get("tensor_type", {}).get("shape", {"dim": []})
+    return tuple(dim.get("dim_value") for dim in shape["dim"])
 
 
 def _domain(name: str) -> str:

@@ -68,15 +68,43 @@ def claims_of(uses: Iterable[Use], family: str) -> list[Claim]:
         family: The name of the family.
     """
     found: list[Claim] = []
+    uses = list(uses)
+    left_out = _left_out(uses)
     for use in uses:
-        found += [Claim(in_file(name, family), "name", use) for name in use.names if "." in name or not use.scopes]
+        found += [Claim(in_file(name, family), "name", use) for name in use.names if is_path(name)]
         found += [
-            Claim(in_file(f"{scope}.{ending}", family), "scope", use)
+            Claim(in_file(f"{left_out.get(_first(scope), '')}{scope}.{ending}", family), "scope", use)
             for scope in use.scopes
             if scope and use.tensor.info.shape
             for ending in _ENDINGS[use.role]
         ]
     return found
+
+
+def _left_out(uses: Iterable[Use]) -> dict[str, str]:
+    """What modules' paths lack, by the first part that they have.
+
+    The path of a node has the modules whose forward pass was called: where one calls a grandchild itself, as OPT does,
+    the child is not in it. Tensors that kept their names tell.
+    """
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for use in uses:
+        for scope in use.scopes[:1]:
+            for ending in _ENDINGS[use.role]:
+                short = f"{scope}.{ending}"
+                for name in use.names:
+                    if scope and (name == short or name.endswith("." + short)):
+                        seen[_first(scope)][name.removesuffix(short)] += 1
+    return {first: counts.most_common(1)[0][0] for first, counts in seen.items()}
+
+
+def _first(scope: str) -> str:
+    return scope.partition(".")[0]
+
+
+def is_path(name: str) -> bool:
+    """Whether a value has the name of a parameter, not one that an exporter made up (``onnx::MatMul_12``, ``/a/b``)."""
+    return "." in name and not set(name) & set("/:")
 
 
 def in_file(name: str, family: str) -> str:
@@ -97,7 +125,7 @@ def declared(claims: Iterable[Claim], architecture: Architecture) -> tuple[dict[
         by_name[claim.name].append(claim)
     best: dict[str, Slot] = {}
     prefix = ""
-    for candidate in _prefixes(by_name):
+    for candidate in prefixes(by_name):
         names = [name.removeprefix(candidate) for name in by_name if name.startswith(candidate)]
         slots = slots_among(names, architecture)
         if len(slots) > len(best):
@@ -113,7 +141,7 @@ def slots_among(names: Iterable[str], architecture: Architecture) -> dict[str, S
     return dict(examine(architecture, headers).binding.slots)
 
 
-def _prefixes(names: Iterable[str]) -> list[str]:
+def prefixes(names: Iterable[str]) -> list[str]:
     """Prefixes that many names share, the shortest first."""
     counts: Counter[str] = Counter()
     total = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,19 @@ def read(path: str | Path, /, *, family: Family | None = None) -> OnnxCheckpoint
     if wrong:
         raise InputError(wrong)
     values = Values(file, identity, model.tensors)
-    uses = uses_of(model, _numbers(model, values))
+    numbers = _numbers(model, values)
+    uses = uses_of(model, numbers)
     other: dict[Path, Identity] = {}
-    config, family = _config(file, model, uses, family, other)
+    found = _config(file, model, other)
+    if found is None and family is None:
+        message = f"no config.json beside it and no {CONFIG} in it; say which family it is (source.family)"
+        raise refusal(file, f"{message}, or put the model's config.json there")
+    if found is None:
+        assert family is not None
+        config = config_from_graph(model, uses, numbers, family, values, where)
+    else:
+        config, named = found
+        family = family_of(config, named) if family is None else family
     architecture = Architecture.from_hf_config(family, config, where if not other else printable(next(iter(other))))
     recovery = _recovery(model, uses, architecture, values, where)
     checkpoint = OnnxCheckpoint(path, config, recovery, values, other)
@@ -117,18 +128,22 @@ def read(path: str | Path, /, *, family: Family | None = None) -> OnnxCheckpoint
 
 def _numbers(model: OnnxModel, values: Values) -> dict[str, tuple[int, ...]]:
     """The values of small lists of whole numbers: what Reshape and its kind are told."""
-    return {
+    found = {
         name: tuple(values(tensor).reshape(-1).tolist())
         for name, tensor in model.tensors.items()
         if tensor.info.dtype in ("I64", "I32") and len(tensor.info.shape) <= 1
-        if np.prod(tensor.info.shape, dtype=object) <= _MAX_NUMBERS
+        if math.prod(tensor.info.shape) <= _MAX_NUMBERS
     }
+    for node in model.nodes:
+        for key in ("value_int", "value_ints"):
+            value = node.attributes.get(key) if node.op == "Constant" else None
+            if value is not None and not isinstance(value, float | str):
+                found[node.outputs[0]] = value if isinstance(value, tuple) else (value,)
+    return found
 
 
-def _config(
-    file: Path, model: OnnxModel, uses: Mapping[str, list[Use]], family: Family | None, other: dict[Path, Identity]
-) -> tuple[dict[str, Any], Family]:
-    """The config, and the family that it or the caller names."""
+def _config(file: Path, model: OnnxModel, other: dict[Path, Identity]) -> tuple[dict[str, Any], str] | None:
+    """The config that lies with a model or in it, and its place for messages."""
     beside = config_file(file)
     if beside is not None:
         with open_input(beside) as opened:
@@ -137,14 +152,11 @@ def _config(
     elif CONFIG in model.metadata:
         where = f"{printable(file)}: {CONFIG}"
         config = parse_json(model.metadata[CONFIG], where)
-    elif family is None:
-        message = f"no config.json beside it and no {CONFIG} in it; say which family it is (source.family)"
-        raise refusal(file, f"{message}, or put the model's config.json there")
     else:
-        return config_from_graph(model, uses, family, printable(file)), family
+        return None
     if not isinstance(config, dict):
         raise InputError(Problem(where, "is not a JSON object"))
-    return config, family if family is not None else family_of(config, where)
+    return config, where
 
 
 def _recovery(
@@ -179,7 +191,9 @@ def _other_architecture(
     seen = ", ".join(printable(part, 60) for part in dict.fromkeys(filter(None, parts[:200])))[:300]
     text = f"{len(missing)} of {len(needed)} tensors of family {architecture.family.name} are not in the graph"
     first = printable(next(iter(missing)), 80)
-    return Problem(where, f"{text}, such as {first}; it is of another architecture, or has no names. It has {seen or 'none'}")
+    return Problem(
+        where, f"{text}, such as {first}; it is of another architecture, or has no names. It has {seen or 'none'}"
+    )
 
 
 def _unexplained(
@@ -188,6 +202,6 @@ def _unexplained(
     found: list[Problem] = []
     for tensor in tensors:
         users = ", ".join(str(use.node) for use in uses.get(tensor.name, [])[:2] if use.node is not None) or "nothing"
-        text = f"tensor {printable(tensor.name, 60)} {tensor.info.shape} is no parameter of family {architecture.family.name}"
+        text = f"tensor {printable(tensor.name, 60)} {tensor.info.shape} is no parameter of {architecture.family.name}"
         found.append(Problem(where, f"{text} and no constant that we know; {users} takes it"))
     return found

@@ -18,6 +18,7 @@ from ligo_onnx._uses import Role, Step, Use, simplified
 from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import FLOATS
 from ligo_spec.errors import Problem, printable
+from ligo_spec.family import Family
 from ligo_spec.layout import Slot
 
 _TURNED = Step("transpose", (1, 0))
@@ -70,7 +71,11 @@ class Recovery:
     def __str__(self) -> str:
         """One line: the rate, and how many were known by what."""
         total = len(self.found) + len(self.missing)
-        parts = (f"{len(self.by('name'))} by name", f"{len(self.by('scope'))} by scope", f"{len(self.by('shape'))} by shape")
+        parts = (
+            f"{len(self.by('name'))} by name",
+            f"{len(self.by('scope'))} by scope",
+            f"{len(self.by('shape'))} by shape",
+        )
         return f"{len(self.found)} of {total} tensors: {', '.join(parts)}"
 
 
@@ -93,9 +98,7 @@ def recovered(claims: Iterable[Claim], architecture: Architecture, where: str) -
     return recovery
 
 
-def _chosen(
-    name: str, fitting: Sequence[tuple[Claim, Found]], where: str, problems: list[Problem]
-) -> Found | None:
+def _chosen(name: str, fitting: Sequence[tuple[Claim, Found]], where: str, problems: list[Problem]) -> Found | None:
     """The one tensor that a parameter can be. What a module consumes counts before what a tensor is called."""
     for how in ("scope", "name"):
         kind = {_key(found): (claim, found) for claim, found in fitting if claim.how == how}
@@ -107,9 +110,11 @@ def _chosen(
             return None
         for key, (claim, found) in both.items():
             if claim.use.lossy:
-                text = f"{name} is {printable(claim.use.tensor.name, 60)}, which is cast to fewer bits before it is used"
+                text = (
+                    f"{name} is {printable(claim.use.tensor.name, 60)}, which is cast to fewer bits before it is used"
+                )
                 problems.append(Problem(where, f"{text}; export the model in the dtype that it is stored in"))
-            by: How = "name" if key in named else how  # type: ignore[assignment]
+            by: How = "name" if key in named else "scope"
             return Found(found.tensor, found.steps, found.shape, by)
     return None
 
@@ -119,7 +124,7 @@ def _key(found: Found) -> tuple[str, tuple[Step, ...]]:
 
 
 def _fitting(claim: Claim, slot: Slot, wanted: Shape, architecture: Architecture) -> Found | None:
-    found = oriented(claim.use, slot, architecture, by_name=claim.how == "name")
+    found = oriented(claim.use, slot, architecture.family, by_name=claim.how == "name")
     if found is None:
         return None
     steps, shape = found
@@ -127,17 +132,16 @@ def _fitting(claim: Claim, slot: Slot, wanted: Shape, architecture: Architecture
         plain = tuple(side for side in shape if side != 1)
         if None in wanted or plain != tuple(side for side in wanted if side != 1):
             return None
-        steps, shape = (*steps, Step("reshape", wanted)), wanted  # type: ignore[arg-type]
+        shape = tuple(side for side in wanted if side is not None)
+        steps = (*steps, Step("reshape", shape))
     return Found(claim.use.tensor, simplified(steps, claim.use.tensor.info.shape), shape, claim.how)
 
 
-def oriented(
-    use: Use, slot: Slot, architecture: Architecture, *, by_name: bool
-) -> tuple[tuple[Step, ...], tuple[int, ...]] | None:
+def oriented(use: Use, slot: Slot, family: Family, *, by_name: bool) -> tuple[tuple[Step, ...], tuple[int, ...]] | None:
     """The steps that turn a tensor as the family's files have it, and the shape then; None if it is not this one."""
     if use.tensor.info.dtype not in FLOATS:
         return None
-    roles = [dim.role for dim in _touches(slot, architecture)]
+    roles = [dim.role for dim in _touches(slot, family)]
     if roles == ["out", "in"]:
         if use.role not in ("matrix", "table") or len(use.shape) != 2:
             return None
@@ -147,7 +151,7 @@ def oriented(
         return ((*use.steps, _TURNED), use.shape[::-1]) if turn else (use.steps, use.shape)
     if roles == ["in", "out"] and use.role == "table":
         return use.steps, use.shape
-    if not by_name and use.role not in _allowed(roles, _offset(slot, architecture)):
+    if not by_name and use.role not in _allowed(roles, _offset(slot, family)):
         return None
     return (), use.tensor.info.shape
 
@@ -161,13 +165,13 @@ def _allowed(roles: Sequence[str], offset: float) -> tuple[Role, ...]:
     return ("kernel",) if len(roles) > 2 else ()
 
 
-def _touches(slot: Slot, architecture: Architecture) -> Sequence[Any]:
-    touches = architecture.family.tensors[slot.canonical[0]].touches
+def _touches(slot: Slot, family: Family) -> Sequence[Any]:
+    touches = family.tensors[slot.canonical[0]].touches
     return touches if slot.expert is None else touches[1:]
 
 
-def _offset(slot: Slot, architecture: Architecture) -> float:
-    return max(abs(architecture.family.tensors[template].offset) for template in slot.canonical)
+def _offset(slot: Slot, family: Family) -> float:
+    return max(abs(family.tensors[template].offset) for template in slot.canonical)
 
 
 def tied(recovery: Recovery, architecture: Architecture, read: Callable[[Found], npt.NDArray[Any]]) -> None:

@@ -10,12 +10,25 @@ from ligo_spec.errors import Problem, printable
 OLDEST_OPSET = 11
 """Older operators have other inputs and attributes."""
 
-_QUANTISED = ("Quant", "QLinear", "QAttention", "QGemm", "QEmbed", "QOrdered", "MatMulNBits", "MatMulInteger", "Bnb4") + (
-    "ConvInteger", "DequantizeLinear", "MatMulFpQ4", "GatherBlockQuantized", "QMoE",
-)  # fmt: skip
+_QUANTISED = (
+    "Quant",
+    "QLinear",
+    "QAttention",
+    "QGemm",
+    "QEmbed",
+    "QOrdered",
+    "QMoE",
+    "MatMulNBits",
+    "MatMulInteger",
+    "MatMulFpQ4",
+    "Bnb4",
+    "ConvInteger",
+    "DequantizeLinear",
+)
+"""Parts of the names of operators that only quantised models have."""
 _OWN_DOMAINS = ("", "ai.onnx.ml", "pkg.onnxscript.torch_lib", "pkg.onnxscript.torch_lib.common")
 _REMEDY = "export the model again without quantisation and without fusion (no optimum or onnxruntime optimisation)"
-_SHOWN = 3
+_MAX_FUNCTIONS = 1024
 
 
 def problems(model: OnnxModel, where: str) -> Iterator[Problem]:
@@ -51,10 +64,14 @@ def _of_nodes(model: OnnxModel, own: set[tuple[str, str]], where: str) -> Iterat
         if seen[key] > 1:
             continue  # one node an operator is enough to find them
         if quantised:
-            yield Problem(where, f"node {node} is of a quantised model, whose weights are not those of training; {_REMEDY}")
+            yield Problem(
+                where, f"node {node} is of a quantised model, whose weights are not those of training; {_REMEDY}"
+            )
         else:
             domain = printable(node.domain, 60)
-            yield Problem(where, f"node {node} is a fused or custom operator of {domain}, whose weights are packed; {_REMEDY}")
+            yield Problem(
+                where, f"node {node} is a fused or custom operator of {domain}, whose weights are packed; {_REMEDY}"
+            )
 
 
 def _of_functions(model: OnnxModel, where: str) -> Iterator[Problem]:
@@ -62,6 +79,9 @@ def _of_functions(model: OnnxModel, where: str) -> Iterator[Problem]:
     calls = {function.key: function.calls for function in model.functions}
     if len(calls) != len(model.functions):
         yield Problem(where, "has two functions of one name")
+    if len(calls) > _MAX_FUNCTIONS:
+        yield Problem(where, f"has {len(calls)} functions, at most {_MAX_FUNCTIONS} are looked at")
+        return
     ended: set[tuple[str, str]] = set()
     while True:
         ready = {key for key in calls if key not in ended and not (calls[key] & calls.keys()) - ended}

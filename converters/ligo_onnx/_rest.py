@@ -1,4 +1,4 @@
-"""What names do not tell: parameters that only one tensor can be, tensors that are constants, and what stays unclear."""
+"""What names do not tell: parameters that only one tensor can be, constants, and what stays unclear."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ Read = Callable[[Stored], npt.NDArray[Any]]
 
 
 def by_shape(
-    recovery: Recovery, missing: Mapping[str, Slot], uses: Mapping[str, list[Use]], architecture: Architecture, read: Read
+    recovery: Recovery,
+    missing: Mapping[str, Slot],
+    uses: Mapping[str, list[Use]],
+    architecture: Architecture,
+    read: Read,
 ) -> None:
     """Give a missing parameter the one tensor that it can be, where that tensor can be no other missing one.
 
@@ -56,7 +60,7 @@ def _offers(slot: Slot, free: Iterable[Use], architecture: Architecture, read: R
     wanted = wanted_shape(slot, architecture)
     found: dict[str, Found] = {}
     for use in free:
-        way = oriented(use, slot, architecture, by_name=False)
+        way = oriented(use, slot, architecture.family, by_name=False)
         if way is not None and fits(way[1], wanted):
             found[use.tensor.name] = Found(use.tensor, simplified(way[0], use.tensor.info.shape), way[1], "shape")
         elif use.role in ("plus", "other") and None not in wanted and len(wanted) > 1:
@@ -84,7 +88,11 @@ def _looked_up(tensor: Stored, wanted: Shape, slot: Slot, architecture: Architec
 
 
 def explain_missing(
-    recovery: Recovery, missing: Mapping[str, Slot], uses: Mapping[str, list[Use]], architecture: Architecture, where: str
+    recovery: Recovery,
+    missing: Mapping[str, Slot],
+    uses: Mapping[str, list[Use]],
+    architecture: Architecture,
+    where: str,
 ) -> list[Problem]:
     """One problem for each parameter that the graph does not give, with what comes near it."""
     found: list[Problem] = []
@@ -95,7 +103,10 @@ def explain_missing(
         text = f"{name} {_sizes(wanted)} is not in the graph"
         near = [tensor for tensor in free if _large(tensor) and sorted(tensor.info.shape) == sorted(map(_or_0, wanted))]
         cut = [] if near else [tensor for tensor in free if _is_part(tensor, wanted, slot, architecture)]
-        if near:
+        if near and any(architecture.family.tensors[template].offset for template in slot.canonical):
+            text += "; gains are stored as their difference from 1, which was added to them when constants were folded"
+            text += ": export the model without constant folding"
+        elif near:
             text += f"; {_list(near)} might be it, but nothing in the graph says so"
         elif cut:
             text += f" as a whole: it was looked up when the model was exported, {_list(cut)} may be of it; {_DYNAMIC}"
@@ -110,7 +121,9 @@ def _is_part(tensor: Stored, wanted: Shape, slot: Slot, architecture: Architectu
     return "in" in roles[:-1] and len(shape) > 1 and shape[-1:] == wanted[-1:] and tensor.info.dtype in FLOATS
 
 
-def unexplained(recovery: Recovery, uses: Mapping[str, list[Use]], tensors: Mapping[str, Stored], read: Read) -> list[Stored]:
+def unexplained(
+    recovery: Recovery, uses: Mapping[str, list[Use]], tensors: Mapping[str, Stored], read: Read
+) -> list[Stored]:
     """Large tensors of numbers that are neither parameters nor constants; those that are constants are noted."""
     found: list[Stored] = []
     taken = recovery.taken
@@ -150,7 +163,7 @@ def _constant(tensor: Stored, ways: Sequence[Use], read: Read) -> str | None:
 
 
 def _turns(rows: npt.NDArray[np.float64]) -> bool:
-    """Whether rows are cosines or sines of multiples: ``2 cos(a) f(n a) = f((n + 1) a) + f((n - 1) a)``, column by column."""
+    """Whether rows are cosines or sines of multiples: ``f((n + 1) a) + f((n - 1) a) = 2 cos(a) f(n a)``, by column."""
     if rows.shape[1] < 4:
         return False
     at_zero = rows[:, 0]

@@ -146,12 +146,12 @@ def read_varints(file: InputFile, tensor: Stored) -> npt.NDArray[Any]:
     where = f"{printable(file.path)}: {printable(tensor.name)}"
     if values is None or len(values) != math.prod(tensor.info.shape):
         raise InputError(Problem(where, f"its values are not {math.prod(tensor.info.shape)} numbers"))
+    wide: npt.NDArray[Any] = values.view(np.int64) if dtype.kind == "i" else values
     if dtype.kind == "i":
-        wide = values.view(np.int64)
         fits = bool((wide.astype(dtype) == wide).all())
     else:
-        wide = values
-        fits = bool((values < (2 if dtype.kind == "b" else 1 << 8 * dtype.itemsize)).all()) or dtype.itemsize == 8
+        bits_each = 1 if dtype.kind == "b" else 8 * dtype.itemsize
+        fits = bits_each == 64 or bool((values < 1 << bits_each).all())
     if not fits:
         raise InputError(Problem(where, f"a value does not fit {tensor.info.dtype}"))
     bits = wide.astype(f"{'i' if dtype.kind == 'i' else 'u'}{dtype.itemsize}")
@@ -175,5 +175,3 @@ def _varints(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64] | None:
         digits = (data[starts[longer] + place] & 0x7F).astype(np.uint64)
         found[longer] |= digits << np.uint64(7 * place)
     return found
-
-

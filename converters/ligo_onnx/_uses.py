@@ -1,4 +1,4 @@
-"""What becomes of every tensor: the operator that consumes it, as which input, in which module, and what happens between.
+"""What becomes of every tensor: the operator that consumes it, as which input, in which module; the moves before it.
 
 Exporters put operators that only move values between a weight and its consumer: ``Identity`` (equal tensors are stored
 once), ``Transpose`` (of a Linear's weight, unless it was folded away), ``Reshape``, ``Unsqueeze``, ``Squeeze`` and
@@ -25,9 +25,14 @@ Role = Literal["matrix", "table", "kernel", "gain", "shift", "times", "plus", "o
 """What a consumer takes a tensor for: the right side of a matrix product ``[in, out]``, rows to pick, a convolution,
 what a norm multiplies or adds, a factor, a summand, or something that tells nothing."""
 
-NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "GroupNormalization") + (
+NORMS = (
+    "LayerNormalization",
+    "SimplifiedLayerNormalization",
+    "RMSNormalization",
+    "GroupNormalization",
     "InstanceNormalization",
 )
+"""Operators whose second and third input are a gain and a bias."""
 
 _ROLES: Mapping[tuple[str, int], Role] = {
     ("MatMul", 1): "matrix",

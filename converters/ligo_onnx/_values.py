@@ -116,7 +116,9 @@ def _misfit(tensor: Stored, file: InputFile) -> Problem | None:
     where = f"{printable(file.path)}: {printable(tensor.name)}"
     if length != needed:
         claim = "what is left of the file" if external.length is None else "length"
-        text = f"{tensor.info.dtype} of shape {printable(tensor.info.shape)} needs {needed} bytes, {claim} gives {length}"
+        text = (
+            f"{tensor.info.dtype} of shape {printable(tensor.info.shape)} needs {needed} bytes, {claim} gives {length}"
+        )
         return Problem(where, text)
     if external.offset + needed > file.size:
         text = f"its values end at byte {external.offset + needed}, the file has {file.size}; it is cut off"
