@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
+import ligo_safetensors
 from ligo_spec.architecture import Architecture
+from ligo_spec.checkpoint import Checkpoint
 from ligo_spec.family import load_family
 from tests.forward import inputs
 from tests.models import takes
@@ -37,18 +42,19 @@ class Setting:
         return f"{kind}-{'optimised' if self.optimise else 'plain'}{'-free' if self.free else ''}"
 
 
-def exported(model: Any, path: Path, setting: Setting, **more: Any) -> None:
+def exported(model: Any, path: Path, setting: Setting, given: Mapping[str, Any] | None = None, **more: Any) -> None:
     """Write a model of Transformers as one ONNX file; its inputs use every row of every table.
 
     Args:
         model: What to export; its config must name its family.
         path: The file.
         setting: How.
+        given: Inputs by name; those that use every row of every table where they are left out.
         more: Further arguments of ``torch.onnx.export``.
     """
     import torch
 
-    given = _inputs(model)
+    given = _inputs(model) if given is None else dict(given)
     names = list(given)
     sides = {name: _free_sides(name, value) for name, value in given.items()}
     options: dict[str, Any] = {"dynamo": setting.dynamo}
@@ -59,16 +65,35 @@ def exported(model: Any, path: Path, setting: Setting, **more: Any) -> None:
         }
     elif setting.free:
         options["dynamic_axes"] = {name: {side: f"{name}_{side}" for side in free} for name, free in sides.items()}
-    with _quiet():
+    with _quiet(), nullcontext() if setting.dynamo else _taking(model, names):
         torch.onnx.export(
             model, (), path, kwargs=given, input_names=names, external_data=False, verbose=False, **options | more
         )
 
 
-def exported_directory(model: Any, directory: Path, setting: Setting, **more: Any) -> Path:
+@contextmanager
+def _taking(model: Any, names: Sequence[str]) -> Iterator[None]:
+    """Let a model take these inputs and no others: the old exporter gives some models an input twice otherwise."""
+    kind = type(model)
+
+    def forward(self: Any, *given: Any) -> Any:
+        return kind.forward(self, **dict(zip(names, given, strict=True)))
+
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
+    forward.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    model.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    try:
+        yield
+    finally:
+        model.__class__ = kind
+
+
+def exported_directory(
+    model: Any, directory: Path, setting: Setting, given: Mapping[str, Any] | None = None, **more: Any
+) -> Path:
     """A directory as people have it: ``model.onnx``, and the config beside it."""
     directory.mkdir(parents=True, exist_ok=True)
-    exported(model, directory / "model.onnx", setting, **more)
+    exported(model, directory / "model.onnx", setting, given, **more)
     (directory / "config.json").write_text(json.dumps(config_of(model)))
     return directory
 
@@ -77,6 +102,24 @@ def config_of(model: Any) -> dict[str, Any]:
     """The config as ``save_pretrained`` writes it: with the class, which tells one name's meanings apart."""
     model.config.architectures = [type(model).__name__]
     found: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return found
+
+
+def in_files(model: Any, directory: Path) -> dict[str, npt.NDArray[Any]]:
+    """Every tensor of a model as Transformers stores it, by its name there."""
+    model.save_pretrained(directory)
+    checkpoint = ligo_safetensors.read(directory)
+    return {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+
+def wrong(checkpoint: Checkpoint, wanted: Mapping[str, npt.NDArray[Any]]) -> list[str]:
+    """What a checkpoint has differently: names, shapes, dtypes, bits; empty where it is the same."""
+    found = [f"{name} is only in one" for name in sorted(checkpoint.tensors.keys() ^ wanted.keys())]
+    for name in sorted(checkpoint.tensors.keys() & wanted.keys()):
+        value, info = checkpoint.read(name), checkpoint.tensors[name]
+        same = value.dtype == wanted[name].dtype and value.shape == wanted[name].shape == info.shape
+        if not same or value.tobytes() != wanted[name].tobytes() or not value.flags.c_contiguous:
+            found.append(f"{name} {info.dtype} {info.shape}")
     return found
 
 

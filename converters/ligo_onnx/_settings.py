@@ -33,7 +33,7 @@ def functions(model: OnnxModel, family: Family) -> dict[str, Any]:
     }
     if len(seen) != 1:
         return {}
-    in_layers = (each.function for each in family.relations.activations if family.spaces[each.space].per is not None)
+    in_layers = (each.function for each in family.relations.activations if family.spaces[each.space].per != "model")
     return {rule.config: next(iter(seen)) for rule in in_layers if rule.config is not None and not rule.names}
 
 
