@@ -12,6 +12,7 @@ import pytest
 import ligo_onnx
 from ligo_spec.errors import InputError
 from ligo_spec.family import load_family
+from tests.models import made
 from tests.onnx_exports import Setting, exported_directory, in_files, model_of, wrong
 from tests.test_onnx_read import SIX
 
@@ -61,6 +62,17 @@ def test_without_a_config(case: str, export: Callable[[str, Setting], Export]) -
     alone = directory.parent / "alone.onnx"
     alone.write_bytes((directory / "model.onnx").read_bytes())
     assert not wrong(ligo_onnx.read(alone, family=family), wanted)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "vit", "bert-bare"])
+def test_biases_of_zeros_that_were_left_out(case: str, tmp_path: Path) -> None:
+    """The optimiser takes them out of Gemm and Conv; a pooler's, which the family may lack, is not forgotten."""
+    model = made(*SIX[case])
+    model.config.use_cache = False
+    checkpoint = ligo_onnx.read(exported_directory(model, tmp_path / "onnx", OPTIMISED))
+    assert not wrong(checkpoint, in_files(model, tmp_path / "files"))
+    assert all(name.endswith(".bias") for name in checkpoint.recovery.by("absence"))
+    assert checkpoint.recovery.by("absence")
 
 
 def test_a_table_that_was_cut_is_refused(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_the_name_of_a_wrapper_comes_off(tmp_path: Path) -> None:
 
     model = model_of(*SIX["bert-bare"])
 
-    class Wrapper(torch.nn.Module):  # type: ignore[misc]
+    class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.auto_model = model

@@ -15,11 +15,16 @@ from ligo_spec.errors import InputError, Problem, printable
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata of a node, by ``torch.onnx.export(dynamo=True)``: the modules around it, outermost first, then its own."""
 
+RULE = "pkg.onnxscript.rewriter.rule_name"
+"""Metadata of a node, by the optimiser of that exporter: the rule that made the node."""
+
 CONFIG = "ligo.config"
 """Metadata of a model: the config that `ligo_spec` wrote with it, as JSON."""
 
 _KEPT = {CONFIG: 1 << 24}
+_HELD = ("f", "i", "s", "t", "g", "ints", "tensors", "graphs")
 _SMALL = 64
+_MAX_TENSORS = 1 << 16
 _QUOTED = re.compile(r"'([^'\\]*)'")
 
 Value = int | float | str | tuple[int, ...]
@@ -37,6 +42,7 @@ class Node:
         outputs: Names of values.
         attributes: Numbers, lists of whole numbers and short texts.
         scope: The module that it belongs to, where metadata says so.
+        rule: The optimiser's rule that made it, where metadata says so.
     """
 
     op: str
@@ -46,6 +52,7 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Value]
     scope: str | None
+    rule: str = ""
 
     def __str__(self) -> str:
         """Operator and name, for messages."""
@@ -187,7 +194,8 @@ class _Walk:
         else:
             for name in filter(None, outputs):
                 self._give(name)
-        scopes = _metadata(self.wire, message["metadata_props"], {SCOPES: 1 << 16}).get(SCOPES)
+        known = _metadata(self.wire, message["metadata_props"], {SCOPES: 1 << 16, RULE: 1 << 16})
+        scopes = known.get(SCOPES)
         self.nodes.append(
             Node(
                 op,
@@ -197,14 +205,21 @@ class _Walk:
                 outputs,
                 dict(self._attributes(message["attribute"])),
                 None if scopes is None else _innermost(scopes),
+                known.get(RULE, ""),
             )
         )
         for graph in _graphs(message):
             self.graph(graph)
 
     def _attributes(self, messages: list[dict[str, Any]]) -> Iterator[tuple[str, Value]]:
+        names: set[str] = set()
         for message in messages:
             name = message.get("name", "")
+            held = [key for key in _HELD if message.get(key) not in (None, [])]
+            if name in names or len(held) > 1:
+                # The field `type` says which value counts, and nobody needs two.
+                raise self.wire.refused(0, f"attribute {printable(name, 60)!r} is there twice, or has two values")
+            names.add(name)
             if "i" in message:
                 yield name, message["i"]
             elif "f" in message:
@@ -217,6 +232,8 @@ class _Walk:
     def _tensor(self, tensor: Stored) -> None:
         self._give(tensor.name)
         self.tensors[tensor.name] = tensor
+        if len(self.tensors) > _MAX_TENSORS:
+            raise self.wire.refused(0, f"more than {_MAX_TENSORS} tensors; no model of our families has so many")
 
     def _give(self, name: str) -> None:
         if name in self._given:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ligo_onnx._absent import zero_biases
+from ligo_onnx._claims import claims_of
 from ligo_onnx._model import CONFIG, OnnxModel, parse
-from ligo_onnx._names import claims_of
 from ligo_onnx._places import config_file, model_file
 from ligo_onnx._recover import Found, Recovery, named_otherwise, recovered, tied
 from ligo_onnx._refused import problems
@@ -162,16 +163,19 @@ def _config(file: Path, model: OnnxModel, other: dict[Path, Identity]) -> tuple[
 def _recovery(
     model: OnnxModel, uses: Mapping[str, list[Use]], architecture: Architecture, values: Values, where: str
 ) -> Recovery:
+    _require_layers(model, architecture, where)
     claims = claims_of((use for ways in uses.values() for use in ways), architecture.family.name)
     recovery = recovered(claims, architecture, where)
     base = base_of(architecture, recovery.found)
     wanted = expected(architecture, base)
     tied(recovery, architecture, lambda found: turned(found, values))
     named_otherwise(recovery, wanted, architecture)
+    zero_biases(recovery, wanted, architecture)
     needed = required(architecture, wanted)
     missing = {name: slot for name, slot in needed.items() if name not in recovery.found}
-    by_shape(recovery, missing, uses, architecture, values)
-    missing = {name: slot for name, slot in missing.items() if name not in recovery.found}
+    if 2 * len(missing) <= len(needed):
+        by_shape(recovery, missing, uses, architecture, values)
+        missing = {name: slot for name, slot in missing.items() if name not in recovery.found}
     recovery.missing = list(missing)
     wrong = list(recovery.problems)
     if 2 * len(missing) > len(needed):
@@ -182,6 +186,14 @@ def _recovery(
     if wrong:
         raise InputError(wrong)
     return recovery
+
+
+def _require_layers(model: OnnxModel, architecture: Architecture, where: str) -> None:
+    """Refuse a config that claims more layers than there are tensors, before anything is made for each of them."""
+    for stack, depth in architecture.depths.items():
+        if depth > len(model.tensors):
+            text = f"the config says {depth} {stack}, the graph has {len(model.tensors)} tensors in all"
+            raise InputError(Problem(where, text))
 
 
 def _other_architecture(

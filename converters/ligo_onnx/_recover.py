@@ -6,12 +6,13 @@ Which way round a matrix is, the operator that consumes it says, never its shape
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
 
-from ligo_onnx._names import Claim, How, declared
+from ligo_onnx._claims import Claim, How, declared
+from ligo_onnx._model import Node
 from ligo_onnx._shapes import Shape, fits, wanted_shape
 from ligo_onnx._stored import Stored
 from ligo_onnx._uses import Role, Step, Use, simplified
@@ -27,12 +28,13 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Found:
-    """A parameter: the tensor that holds it, what to do to the values, and how it was known."""
+    """A parameter: the tensor that holds it, what to do to the values, how it was known, and who consumes it."""
 
     tensor: Stored
     steps: tuple[Step, ...]
     shape: tuple[int, ...]
     how: How
+    node: Node | None = None
 
     def turned(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The parameter's values out of the tensor's."""
@@ -75,6 +77,7 @@ class Recovery:
             f"{len(self.by('name'))} by name",
             f"{len(self.by('scope'))} by scope",
             f"{len(self.by('shape'))} by shape",
+            f"{len(self.by('absence'))} by absence",
         )
         return f"{len(self.found)} of {total} tensors: {', '.join(parts)}"
 
@@ -115,7 +118,7 @@ def _chosen(name: str, fitting: Sequence[tuple[Claim, Found]], where: str, probl
                 )
                 problems.append(Problem(where, f"{text}; export the model in the dtype that it is stored in"))
             by: How = "name" if key in named else "scope"
-            return Found(found.tensor, found.steps, found.shape, by)
+            return replace(found, how=by)
     return None
 
 
@@ -134,7 +137,7 @@ def _fitting(claim: Claim, slot: Slot, wanted: Shape, architecture: Architecture
             return None
         shape = tuple(side for side in wanted if side is not None)
         steps = (*steps, Step("reshape", shape))
-    return Found(claim.use.tensor, simplified(steps, claim.use.tensor.info.shape), shape, claim.how)
+    return Found(claim.use.tensor, simplified(steps, claim.use.tensor.info.shape), shape, claim.how, claim.use.node)
 
 
 def oriented(use: Use, slot: Slot, family: Family, *, by_name: bool) -> tuple[tuple[Step, ...], tuple[int, ...]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ligo_onnx._names import Claim, prefixes
+from ligo_onnx._claims import Claim, prefixes
 from ligo_onnx._recover import oriented
 from ligo_onnx._uses import Step, Use
 from ligo_spec.family import LAYER, Family, template_pattern

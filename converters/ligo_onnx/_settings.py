@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ligo_onnx._claims import is_path
 from ligo_onnx._model import Node, OnnxModel
-from ligo_onnx._names import is_path
 from ligo_onnx._seen import Seen
 from ligo_onnx._stored import Stored
 from ligo_onnx._uses import NORMS, Use, scopes_of

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ligo_onnx._claims import claims_of
 from ligo_onnx._heads import Heads
 from ligo_onnx._model import OnnxModel
-from ligo_onnx._names import claims_of
 from ligo_onnx._seen import Seen, seen
 from ligo_onnx._settings import epsilons, flags, functions
 from ligo_onnx._uses import Use

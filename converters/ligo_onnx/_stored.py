@@ -38,7 +38,8 @@ class Stored:
 
     Args:
         info: Name, dtype and shape.
-        span: Where its values lie in the model's file; None for external data and for tensors without values.
+        span: Where its values lie in the model's file; None for external data, and for values that are all zero because
+            there are none.
         varints: Whether they lie there as varints, one a value.
         external: Where else they lie.
     """

@@ -47,6 +47,7 @@ _ROLES: Mapping[tuple[str, int], Role] = {
     **{("Add", at): "plus" for at in (0, 1)},
 }
 _MAX_STEPS = 16
+_MAX_RANK = 8
 _NUMBERED = re.compile(r"_\d+$")
 
 
@@ -185,7 +186,9 @@ def _reshaped(way: Use, node: Node, numbers: Mapping[str, tuple[int, ...]]) -> S
         sizes = tuple(side for place, side in enumerate(way.shape) if place not in places)
     else:
         return None
-    return Step("reshape", sizes) if math.prod(sizes) == math.prod(way.shape) else None
+    if len(sizes) > _MAX_RANK or math.prod(sizes) != math.prod(way.shape):
+        return None
+    return Step("reshape", sizes)
 
 
 def _filled(shape: tuple[int, ...], wanted: tuple[int, ...], *, zero_is_zero: bool) -> Step | None:
@@ -197,7 +200,7 @@ def _filled(shape: tuple[int, ...], wanted: tuple[int, ...], *, zero_is_zero: bo
     known = math.prod(side for side in sizes if side != -1)
     if sizes.count(-1) == 1 and known > 0:
         sizes[sizes.index(-1)] = math.prod(shape) // known
-    if any(side < 0 for side in sizes) or math.prod(sizes) != math.prod(shape):
+    if len(sizes) > _MAX_RANK or any(side < 0 for side in sizes) or math.prod(sizes) != math.prod(shape):
         return None
     return Step("reshape", tuple(sizes))
 

@@ -57,7 +57,7 @@ class Values:
             with self._open(tensor.external.location) as file:
                 return read_span(file, tensor, tensor.external.offset)
         if tensor.span is None:
-            return np.empty(tensor.info.shape, DTYPES[tensor.info.dtype])
+            return np.zeros(tensor.info.shape, DTYPES[tensor.info.dtype])
         # Opened anew each time: a model may have more data files than a process may have open files.
         with open_input(self._file) as file:
             if file.identity != self._identity:
@@ -66,7 +66,7 @@ class Values:
 
     def files(self, names: Collection[str]) -> tuple[Path, ...]:
         """The files that hold tensors, the model first."""
-        held = (self._tensors[name].external for name in names)
+        held = (self._tensors[name].external for name in names if name in self._tensors)
         locations = sorted({external.location for external in held if external is not None})
         return (self._file, *(self._file.parent / location for location in locations))
 

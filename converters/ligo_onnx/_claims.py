@@ -13,8 +13,9 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.layout import Slot, examine
 
-How = Literal["name", "scope", "shape"]
-"""What told which parameter a tensor is: its own name, the module that consumes it, or nothing but its shape."""
+How = Literal["name", "scope", "shape", "absence"]
+"""What told which parameter a tensor is: its own name, the module that consumes it, nothing but its shape; or that it
+is not there, as optimisers leave biases of zeros out."""
 
 _ENDINGS: Mapping[Role, tuple[str, ...]] = {
     "matrix": ("weight",),
