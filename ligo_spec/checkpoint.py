@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ligo_spec.errors import InputError
+from ligo_spec.formats import format_of
 from ligo_spec.plugins import load_plugin
 from ligo_spec.staging import Stage, StagedFile
+
+if TYPE_CHECKING:
+    from ligo_spec.family import Family
+    from ligo_spec.layout import Model
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -101,10 +105,23 @@ class Checkpoint(Protocol):
 
 
 class Converter(Protocol):
-    """A format: two functions of the same names in every converter module."""
+    """A format: two functions of the same names in every converter module.
 
-    def read(self, path: Path, /) -> Checkpoint:
-        """Open a checkpoint; every header is checked, no tensor is read yet."""
+    Both sides of them speak of a model as Transformers does in PyTorch: the names, shapes and orientation of the
+    family's ``hf`` layout. What else a format does to a tensor is its converter's own matter.
+    """
+
+    def read(self, path: Path, /, *, family: Family | None = None) -> Checkpoint:
+        """Open a checkpoint; every header is checked, no tensor is read yet.
+
+        Args:
+            path: A directory or a file.
+            family: What the caller says that the model is; where it is left out, a format whose files do not name
+                their tensors finds it in the config.
+
+        Raises:
+            InputError: Nothing of the format is there, or it is refused.
+        """
         ...
 
     def write(
@@ -115,6 +132,7 @@ class Converter(Protocol):
         /,
         *,
         max_shard_size: int,
+        model: Model | None,
     ) -> list[str]:
         """Write weights through ``stage``; the names of the files written.
 
@@ -124,8 +142,10 @@ class Converter(Protocol):
             value: Gives the values of one tensor, by its name. It is called once for each, in the order of the
                 format, which is why the caller does not push them.
             max_shard_size: Bytes of tensors a file; a larger tensor gets a file of its own.
+            model: What the tensors are; None where that is not known, which only formats of named tensors take.
 
         Raises:
+            InputError: The format has no place for such a model, or for one of its tensors.
             OutputError: The files do not fit, or cannot be written.
         """
         ...
@@ -190,13 +210,16 @@ def load_tensor_files() -> TensorFiles:
     return files
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Open the checkpoint at ``path`` with the first installed converter that reads it.
+def read_checkpoint(path: str | Path, *, family: Family | None = None) -> Checkpoint:
+    """Open the checkpoint at ``path``: a directory or a file of any format that is installed.
+
+    Args:
+        path: Where it lies; in a directory of several formats the one that holds the least danger is taken.
+        family: What the model is, for formats whose files do not name their tensors; found in the config otherwise.
 
     Raises:
-        InputError: Nothing is there, or no converter accepts it.
+        InputError: Nothing is there, or it is refused.
+        PlanError: The converter of its format is not installed, or what that needs is not.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or directory")
-    return load_converter("safetensors").read(path)
+    return load_converter(format_of(path).name).read(path, family=family)

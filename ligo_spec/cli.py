@@ -18,6 +18,8 @@ import ligo_spec
 from ligo_spec import display
 from ligo_spec.errors import LigoError, Problem, printable
 from ligo_spec.family_list import markdown as family_markdown
+from ligo_spec.formats import FormatName
+from ligo_spec.plan import DtypeName
 
 app = typer.Typer(
     name="ligo",
@@ -175,6 +177,25 @@ def verify(
     problems = list(found.problems(lossless=lossless))
     if problems:
         raise ligo_spec.VerificationError(problems)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint (directory or file).")],
+    output: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
+    to: Annotated[FormatName, typer.Option("--to", help="The format to write.")],
+    family: Annotated[Optional[str], typer.Option("--family", help="A family's name or file.")] = None,  # noqa: UP045
+    dtype: Annotated[DtypeName, typer.Option(help="Of the floating-point tensors.")] = "keep",
+    max_shard_size: Annotated[str, typer.Option(help="Bytes of tensors in one file, e.g. 5GB.")] = "5GB",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint in another format: safetensors, PyTorch, ONNX or Flax."""
+    limit = ligo_spec.parse_bytes(max_shard_size)
+    with display.progress(as_json) as events:
+        found = ligo_spec.convert(
+            source, output, to, family=family, dtype=dtype, max_shard_size=limit, written=events.written
+        )
+    _print(found, as_json, display.converted)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from ligo_spec.certify import Broken
+from ligo_spec.convert import Converted
 from ligo_spec.errors import printable
 from ligo_spec.explain import Explanation
 from ligo_spec.family_check import FamilyCheck
@@ -99,6 +100,22 @@ def spaces(found: Inspection) -> None:
         touched = ("\n".join(row.written_by), "\n".join(row.read_by), "\n".join(row.gains))
         table.add_row(row.name, " × ".join(row.axes), size, *touched)
     _console().print(table)
+
+
+def converted(found: Converted) -> None:
+    """Print what was written."""
+    console = _console()
+    names = ", ".join(found.files[:3]) + (f" and {len(found.files) - 3} more" if len(found.files) > 3 else "")
+    console.print(
+        f"{printable(found.path)}: {found.source_format} → {found.format}, {found.tensors:,} tensors, "
+        f"{_bytes(found.bytes)} in {names}",
+        markup=False,
+        highlight=False,
+    )
+    for name, reason in found.dropped.items():
+        console.print(f"not written: {printable(name)} ({reason})", markup=False, highlight=False)
+    for name in found.undeclared:
+        console.print(f"not declared, written as it is: {printable(name)}", markup=False, highlight=False)
 
 
 def families(found: tuple[FamilyRow, ...]) -> None:

@@ -68,9 +68,9 @@ def check_family(family: str | Path, source: str | Path) -> FamilyCheck:
         PlanError: The family is not a valid one.
         InputError: The checkpoint is refused, or its config lacks a size.
     """
-    checkpoint = read_checkpoint(source)
-    where = f"{source}/config.json"
-    architecture = Architecture.from_hf_config(load_family(family), checkpoint.config, where)
+    declared = load_family(family)
+    checkpoint = read_checkpoint(source, family=declared)
+    architecture = Architecture.from_hf_config(declared, checkpoint.config, f"{source}/config.json")
     found = examine(architecture, checkpoint.tensors)
     claims = Counter(name for slot in found.binding.slots.values() for name in slot.holds)
     verdicts = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from ligo_spec.advice import advice_for, facts, param_groups
 from ligo_spec.backend import Backend, load_backend
+from ligo_spec.carried import carry
 from ligo_spec.certify import Broken
 from ligo_spec.checkpoint import load_converter
 from ligo_spec.documents import dump
@@ -23,7 +23,7 @@ from ligo_spec.errors import PlanError, VerificationError
 from ligo_spec.explain import grown_config, written_config
 from ligo_spec.family import Family
 from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
-from ligo_spec.inputs import open_input
+from ligo_spec.inputs import sha256_of
 from ligo_spec.job import (
     Job,
     Small,
@@ -36,33 +36,15 @@ from ligo_spec.job import (
     text_files,
 )
 from ligo_spec.layer_kinds import settled
+from ligo_spec.layout import Model
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
-from ligo_spec.optimizer import OPTIMIZER_FILE, RESUMED, GrownOptimizer, OptimizerSummary, optimizer_of
+from ligo_spec.optimizer import OPTIMIZER_FILE, RESUMED, OptimizerSummary, optimizer_of
 from ligo_spec.origins import Origin, folded, origins
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.reference_check import reference_error
-from ligo_spec.staging import Stage, check_target, staged_directory, staged_file
+from ligo_spec.staging import Stage, check_target, json_bytes, staged_directory, staged_file
 from ligo_spec.verify import Verification, verify
-
-CARRIED = [
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spiece.model",
-    "sentencepiece*",
-    "chat_template*",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
-]
-"""Files of the small model that the large one needs as they are, as patterns."""
 
 PLAN_FILE = "growth_plan.yaml"
 OPERATOR_FILE = "operator.safetensors"
@@ -295,18 +277,21 @@ def _write(
     state = optimizer_of(job, small, growth, operator, config, backend)
     error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
     with staged_directory(job.output, sources=[job.source]) as stage:
-        _write_weights(stage, job, outputs, backend, events, 0 if state is None else state.summary.bytes)
+        more = 0 if state is None else state.summary.bytes
+        large = replace(settled(growth, operator).large, config=MappingProxyType(config))
+        _write_weights(stage, job, outputs, Model(large, outputs.slots), backend, events, more)
         if state is not None:
             state.write(stage, OPTIMIZER_FILE)
-        stage.write_bytes("config.json", [_json(config)])
-        left = _carry(stage, small.directory, {path.name for path in small.checkpoint.files}, state)
+        stage.write_bytes("config.json", [json_bytes(config)])
+        resumed = () if state is None else (RESUMED, state.check_companion)
+        left = carry(stage, small.directory, small.checkpoint.files, *resumed)
         stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])
         write_operator(stage, OPERATOR_FILE, operator, plan_sha256=job.sha256)
         found = origins(outputs, growth, operator)
         grows = growth.small.sizes != growth.large.sizes
         held = facts(found, lossless=not broken, grows=grows, state=state is not None)
         groups = {"spec": "ligo/param-groups/1", "advice": advice_for(held), "groups": param_groups(found, held)}
-        stage.write_bytes(GROUPS_FILE, [_json(groups)])
+        stage.write_bytes(GROUPS_FILE, [json_bytes(groups)])
         if records:
             stage.write_bytes(FIT_LOG_FILE, [records])
         manifest = _manifest(job, small, growth, broken, result, backend, left)
@@ -315,11 +300,13 @@ def _write(
         manifest["optimizer"] = None if state is None else _optimizer_entry(state.summary)
         small.checkpoint.check_unchanged()  # after the last look at the source
         manifest["files"] = {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(stage.files.items())}
-        stage.write_bytes(MANIFEST_FILE, [_json(manifest)])
+        stage.write_bytes(MANIFEST_FILE, [json_bytes(manifest)])
     return Grown(job.output, tuple(broken), result, None, error, None if state is None else state.summary)
 
 
-def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[Any], events: Events, more: int) -> None:
+def _write_weights(
+    stage: Stage, job: Job, outputs: Outputs, model: Model, backend: Backend[Any], events: Events, more: int
+) -> None:
     """Write the weights; ``more`` bytes will follow, and must fit too."""
     total = sum(info.nbytes for info in outputs.infos.values())
     stage.require_space(total + more)
@@ -333,23 +320,8 @@ def _write_weights(stage: Stage, job: Job, outputs: Outputs, backend: Backend[An
         return made
 
     converter = load_converter(job.plan.output.format)
-    converter.write(stage, outputs.infos.values(), value, max_shard_size=job.plan.output.max_shard_size)
-
-
-def _carry(stage: Stage, directory: Path, weights: set[str], state: GrownOptimizer | None) -> list[str]:
-    """Copy what the large model needs as it is; the names of the files that were left behind."""
-    left = []
-    for path in sorted(directory.iterdir()):
-        if path.name in weights or path.name in stage.files or not path.is_file():
-            continue
-        if state is not None and path.name in RESUMED:
-            state.check_companion(path)
-            stage.copy_file(path, path.name)
-        elif any(path.match(pattern) for pattern in CARRIED) and path.suffix not in (".safetensors", ".py", ".bin"):
-            stage.copy_file(path, path.name)
-        else:
-            left.append(path.name)
-    return left
+    limit = job.plan.output.max_shard_size
+    converter.write(stage, outputs.infos.values(), value, max_shard_size=limit, model=model)
 
 
 def _manifest(
@@ -367,7 +339,7 @@ def _manifest(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "family": growth.small.family.name,
         "sizes": {"small": dict(growth.small.sizes), "large": dict(growth.large.sizes)},
-        "source": {path.name: _sha256(path) for path in _source_files(small)},
+        "source": {path.name: sha256_of(path) for path in _source_files(small)},
         "plan_sha256": job.sha256,
         "seed": job.plan.seed,
         "backend": backend.name,
@@ -384,7 +356,11 @@ def _origin_entry(origin: Origin) -> dict[str, Any]:
 
 
 def _optimizer_entry(summary: OptimizerSummary) -> dict[str, Any]:
-    return {**asdict(summary), "file": OPTIMIZER_FILE, "source": {Path(summary.file).name: _sha256(Path(summary.file))}}
+    return {
+        **asdict(summary),
+        "file": OPTIMIZER_FILE,
+        "source": {Path(summary.file).name: sha256_of(Path(summary.file))},
+    }
 
 
 def _source_files(small: Small) -> Iterator[Path]:
@@ -401,19 +377,6 @@ def _fit_summary(result: FitResult) -> dict[str, Any]:
         "parameters": result.parameters,
         "threads": result.threads,
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_input(path) as file:
-        for chunk in file.chunks():
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _json(value: Any) -> bytes:
-    # escaped: a config or a file name may hold halves of surrogate pairs, which UTF-8 cannot
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("ascii")
 
 
 def _verified(job: Job, family: Family, grown: Grown) -> Verification | None:

@@ -6,6 +6,7 @@ unless it is a plain file name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -160,6 +161,19 @@ def require_unchanged(path: Path, identity: Identity) -> None:
         raise refusal(path, f"was there at the start and is gone now: {error.strerror}") from error
     if now != identity:
         raise refusal(path, f"changed during the run ({identity.size} bytes then, {now.size} now); run again")
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits.
+
+    Raises:
+        InputError: The file was refused or changed meanwhile.
+    """
+    digest = hashlib.sha256()
+    with open_input(path) as file:
+        for chunk in file.chunks():
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_text_file(path: str | Path, limit: int) -> str:

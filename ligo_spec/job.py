@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from ligo_spec.checkpoint import Checkpoint, read_checkpoint
 from ligo_spec.documents import Loaded, dump, load_with_positions
 from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
+from ligo_spec.formats import model_directory
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
 from ligo_spec.learning import Learn, Learnable, learnable
 from ligo_spec.methods import build_operator
@@ -75,8 +76,7 @@ class Small:
     @property
     def directory(self) -> Path:
         """Where config, tokenizer and the like lie: the checkpoint's directory, also where it was named by its file."""
-        path = self.checkpoint.path
-        return path if path.is_dir() else path.parent
+        return model_directory(self.checkpoint.path)
 
     @cached_property
     def _sources(self) -> dict[str, tuple[str, int]]:
@@ -140,16 +140,15 @@ def load_job(
     )
 
 
-def family_for(job: Job, config: Mapping[str, Any]) -> Family:
-    """The family that the plan names, or that of the checkpoint's config.
+def named_family(job: Job) -> Family | None:
+    """The family that the plan names, if it does.
 
     Raises:
-        PlanError: The plan names a family that is not there or not valid.
-        InputError: No family has the config's ``model_type``.
+        PlanError: It is not there or not valid.
     """
     name = job.plan.source.family
     if name is None:
-        return family_of(dict(config), str(job.source / "config.json"))
+        return None
     if name.endswith((".yaml", ".yml")):
         return load_family(Path(job.loaded.path).parent / name)
     try:
@@ -162,21 +161,31 @@ def open_small(job: Job) -> Small:
     """Open the small model: headers and config are checked, and every tensor is accounted for.
 
     Raises:
-        InputError: The checkpoint is refused.
+        InputError: The checkpoint is refused, or is of no shipped family and the plan names none.
         PlanError: The plan's family is not to be had.
     """
-    checkpoint = read_checkpoint(job.source)
-    return identify(checkpoint, family_for(job, checkpoint.config), job.plan.source.drop, job.plan.source.copy_)
+    return open_model(job.source, named_family(job), job.plan.source.drop, job.plan.source.copy_)
 
 
-def open_model(path: str | Path, family: Family | None = None) -> Small:
-    """Open a checkpoint by itself, without a plan.
+def open_model(
+    path: str | Path, family: Family | None = None, drop: Sequence[str] = (), copy: Sequence[str] = ()
+) -> Small:
+    """Open a checkpoint: headers and config are checked, and every tensor is accounted for.
 
     Raises:
         InputError: The checkpoint is refused, or is of no shipped family and none is given.
     """
-    checkpoint = read_checkpoint(path)
-    return identify(checkpoint, family or family_of(dict(checkpoint.config), f"{path}/config.json"))
+    checkpoint = read_checkpoint(path, family=family)
+    return identify(checkpoint, family or family_in(checkpoint), drop, copy)
+
+
+def family_in(checkpoint: Checkpoint) -> Family:
+    """The family that a checkpoint's config names.
+
+    Raises:
+        InputError: None has its ``model_type``.
+    """
+    return family_of(dict(checkpoint.config), f"{checkpoint.path}/config.json")
 
 
 def identify(checkpoint: Checkpoint, family: Family, drop: Sequence[str] = (), copy: Sequence[str] = ()) -> Small:
@@ -280,13 +289,14 @@ def check(plan: str | Path, *, source: str | Path | None = None) -> None:
         LigoError: All problems at once.
     """
     job = load_job(plan, source=source)
+    family = named_family(job)
     if not os.path.exists(job.source):  # os.path: a name that no file can have is one that is not there
-        if job.plan.source.family is not None:
-            _require_sizes(job, family_for(job, {}))
+        if family is not None:
+            _require_sizes(job, family)
         return
-    checkpoint = read_checkpoint(job.source)
+    checkpoint = read_checkpoint(job.source, family=family)
     small = Architecture.from_hf_config(
-        family_for(job, checkpoint.config), checkpoint.config, str(job.source / "config.json")
+        family or family_in(checkpoint), checkpoint.config, str(job.source / "config.json")
     )
     growth = growth_of(job, small)
     certificate(job, growth, start_of(job, growth))

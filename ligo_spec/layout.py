@@ -135,6 +135,19 @@ class Binding:
         return {template for slot in self.slots.values() if slot.expert is not None for template in slot.canonical}
 
 
+@dataclass(frozen=True)
+class Model:
+    """What the tensors of a file are, for a format that lays them out in a way of its own.
+
+    Args:
+        architecture: Family, sizes and flags, with the config as it is written.
+        slots: By the names of the family's ``hf`` layout; a tensor without one is not declared, and copied.
+    """
+
+    architecture: Architecture
+    slots: Mapping[str, Slot]
+
+
 def slots_of(slot: Slot, architecture: Architecture) -> list[Slot]:
     """A tensor of a file in every layer of a model that has it and of every expert, at its sizes."""
     template, sized = slot.canonical[0], slot.sized(architecture)

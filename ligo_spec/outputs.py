@@ -49,7 +49,7 @@ class Outputs:
             return self.small.checkpoint.read(name)
         slot = self.slots[name]
         packed = pack([self._made(self.recipes[part], info, backend) for part in slot.holds], slot.steps)
-        return _cast(np.ascontiguousarray(packed), info)
+        return cast(np.ascontiguousarray(packed), info)
 
     def _made(self, recipe: TensorRecipe, info: TensorInfo, backend: Backend[Any]) -> npt.NDArray[Any]:
         """One canonical tensor: copied bits, or a value wide enough that storing it is the only rounding."""
@@ -104,7 +104,12 @@ def _large_slots(small: Small, growth: Growth) -> Iterator[Slot]:
             yield from slots_of(slot, growth.large)
 
 
-def _cast(value: npt.NDArray[Any], info: TensorInfo) -> npt.NDArray[Any]:
+def cast(value: npt.NDArray[Any], info: TensorInfo) -> npt.NDArray[Any]:
+    """Values in the dtype of ``info``, rounded to the nearest.
+
+    Raises:
+        NumericalError: One does not fit.
+    """
     wanted = DTYPES[info.dtype]
     if value.dtype == wanted:
         return value

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 
 from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document
+from ligo_spec.errors import PlanError, printable
+from ligo_spec.formats import FormatName
 from ligo_spec.learning import Learn
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod, without_options
 from ligo_spec.presets import PRESETS
@@ -49,6 +51,21 @@ def _bytes(value: Any) -> Any:
     return value
 
 
+def parse_bytes(text: str) -> int:
+    """A positive number of bytes, as a plan states it: ``5GB``, ``2GiB``, ``1000``.
+
+    Raises:
+        PlanError: It is none.
+    """
+    try:
+        found = _bytes(text)
+    except ValueError as error:
+        raise PlanError(f"{printable(text)}: {error}") from error
+    if found < 1:
+        raise PlanError(f"{printable(text)}: a file holds at least 1 byte")
+    return int(found)
+
+
 def _family(name: str) -> str:
     return _inside(name) if name.endswith((".yaml", ".yml")) else name
 
@@ -56,6 +73,9 @@ def _family(name: str) -> str:
 # What the validators above accept, for editors. The loader does not look at it.
 _PATH_PATTERN = r"^(?!/|.:|[/\\]{2})(?!(?:.*[/\\])?\.\.(?:[/\\]|$)).+$"
 _BYTES_PATTERN = r"^\s*(?=0*[1-9])[0-9]{1,15}\s*(?:(?:[KMGkmg][Ii]?)?[Bb])?\s*$"
+
+DtypeName = Literal["keep", "float64", "float32", "float16", "bfloat16"]
+"""dtypes that a plan can ask for."""
 
 PlanPath = Annotated[str, AfterValidator(_inside), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})]
 _Paths = tuple[PlanPath, ...]
@@ -199,8 +219,9 @@ class Output(Document):
 
     path: PlanPath
     """A directory that does not exist yet, relative to the plan."""
-    format: Literal["safetensors"] = "safetensors"
-    dtype: Literal["keep", "float64", "float32", "float16", "bfloat16"] = "keep"
+    format: FormatName = "safetensors"
+    """Of the weights' files; ``config.json``, tokenizer and the like are the same beside all of them."""
+    dtype: DtypeName = "keep"
     """``keep``: every tensor in its source's dtype."""
     max_shard_size: Annotated[
         int,

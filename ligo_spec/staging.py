@@ -8,12 +8,14 @@ next one that writes the same target removes them.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ligo_spec.errors import LigoError, printable
 from ligo_spec.filesystem import Fs, append_problem, output_error, reporting
@@ -174,6 +176,12 @@ class Stage:
             self._fs.remove_file(self._root / _MARKER)
         with suppress(FileNotFoundError):
             self._fs.remove_directory(self._root)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as the text of a JSON file, the same value giving the same bytes."""
+    # escaped: a config or a file name may hold halves of surrogate pairs, which UTF-8 cannot
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("ascii")
 
 
 @contextmanager

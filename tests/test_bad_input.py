@@ -311,11 +311,7 @@ C = r"small/config\.json"
 
 CHECKPOINTS: dict[str, tuple[Callable[[], object], list[str]]] = {
     "no source": (lambda: Path("small").rename("elsewhere"), ["small: no such file or directory"]),
-    "no weights": (WEIGHTS.unlink, [r"small: no model\.safetensors and no model\.safetensors\.index\.json in it"]),
-    "a pickle only": (
-        lambda: WEIGHTS.rename("small/pytorch_model.bin"),
-        [r"small: no safetensors file in it, only pytorch_model\.bin, which this program does not read .*"],
-    ),
+    "no weights": (WEIGHTS.unlink, [r"small: no weights in it: neither model\.safetensors, .*"]),
     "weights are a directory": (
         then(WEIGHTS.unlink, WEIGHTS.mkdir),
         [W + ": is a directory, not a regular file"],

@@ -17,11 +17,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import ligo_spec
-from ligo_safetensors._read import SafetensorsCheckpoint
 from ligo_spec import Events, InputError, NumericalError, OutputError, PlanError, VerificationError
 from ligo_spec.job import growth_of, load_job, open_small, start_of
 from ligo_spec.maps import Map
 from ligo_spec.numpy_backend import NumpyBackend
+from ligo_spec.sharded import ShardedCheckpoint
 from tests.tiny_checkpoints import (
     CONFIGS,
     TWICE,
@@ -355,11 +355,11 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the tensors whose values are asked for; each is refused."""
     asked: list[str] = []
 
-    def read(self: SafetensorsCheckpoint, name: str, /) -> npt.NDArray[Any]:
+    def read(self: ShardedCheckpoint, name: str, /) -> npt.NDArray[Any]:
         asked.append(name)
         raise InputError(f"{name} was read")
 
-    monkeypatch.setattr(SafetensorsCheckpoint, "read", read)
+    monkeypatch.setattr(ShardedCheckpoint, "read", read)
     return asked
 
 

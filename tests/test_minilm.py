@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ligo_spec
+from tests.onnx_models import run
 from tests.tiny_checkpoints import config_of, plan_file
 
 pytest.importorskip("torch")
@@ -158,3 +159,24 @@ def test_the_config_differs_in_the_sizes_alone(wide: Pair) -> None:
     before, after = config_of(wide.small), config_of(wide.large)
     assert {key: after[key] for key in after if after[key] != before.get(key)} == WIDE
     assert before.keys() - after.keys() <= {"_name_or_path"}
+
+
+def test_through_onnx_and_out_of_onnx(wide: Pair, tmp_path: Path) -> None:
+    """safetensors to ONNX to a grown ONNX of 768, run in onnxruntime: the embeddings of the safetensors path."""
+    pytest.importorskip("onnxscript")
+    middle = ligo_spec.convert(wide.small, tmp_path / "middle", "onnx").path
+    output = {"path": "grown", "format": "onnx"}
+    plan = plan_file(tmp_path, target=WIDE, operator={"width": "hypercloning"}, output=output)
+    grown = ligo_spec.grow(plan, source=middle)
+    assert grown.lossless
+    assert grown.verification is not None
+    assert grown.verification.difference <= 1e-4  # of the graph itself, against the small model
+    tokenizer = transformers.AutoTokenizer.from_pretrained(grown.path)
+    for sentences in (SENTENCES[:-1], SENTENCES[-1:]):
+        batch = tokenizer(sentences, padding=True, truncation=True, return_tensors="np")
+        hidden = torch.tensor(run(grown.path / "model.onnx", batch)["last_hidden_state"])
+        mask = torch.tensor(batch["attention_mask"])[..., None]
+        ours = (hidden * mask).sum(1) / mask.sum(1)
+        _, _, theirs = outputs(wide.large, sentences)
+        assert torch.nn.functional.cosine_similarity(ours, theirs).min() >= 0.999999
+        assert (ours - theirs).abs().max() <= 1e-5

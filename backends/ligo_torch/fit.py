@@ -37,7 +37,7 @@ def fit(task: FitTask, log: Log) -> FitResult:
         raise PlanError(
             f"fit.micro_batches {options.micro_batches} does not divide fit.data.batch_size {options.data.batch_size}"
         )
-    model, learnable, batches = _prepare(task)
+    model, learnable, batches = prepare(task)
     before = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": 0, "loss": before})
     losses = tuple(_train(model, learnable, batches, log))
@@ -54,17 +54,23 @@ def evaluate(task: FitTask) -> float:
         InputError: Text, tokenizer or head are missing.
         NumericalError: The loss is not finite.
     """
-    return heldout_loss(*_prepare(task))
+    return heldout_loss(*prepare(task))
 
 
 def evaluate_random(task: FitTask) -> float:
     """Held-out loss of a large model as the library initialises it, under the task's seed."""
     torch.manual_seed(task.seed)
-    model, _, batches = _prepare(task)
+    model, _, batches = prepare(task)
     return mean_loss(model, dict(model.model.named_parameters()), batches.heldout())
 
 
-def _prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+def prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+    """The model, the operator as parameters, and the batches of a fit.
+
+    Raises:
+        PlanError: The plan asks for what cannot be done.
+        InputError: Text, tokenizer or head are missing.
+    """
     options = task.options
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -117,7 +117,7 @@ def parameters_of(architecture: Architecture, where: str) -> Parameters:
     """
     model = _model(architecture, where)
     named = dict(model.named_parameters())
-    units = list(_units(model, named))
+    units = units_of(model)
     infos: dict[str, TensorInfo] = {}
     for unit in units:
         for tensor in unit.tensors:
@@ -142,6 +142,11 @@ def _model(architecture: Architecture, where: str) -> torch.nn.Module:
     with torch.device("meta"):
         made: torch.nn.Module = kind.from_config(config) if names[0] == "AutoModel" else kind(config)
     return made
+
+
+def units_of(model: torch.nn.Module) -> list[Unit]:
+    """How all parameters of a library's model lie in files, each once, in its order."""
+    return list(_units(model, dict(model.named_parameters())))
 
 
 def _units(model: torch.nn.Module, named: Mapping[str, torch.Tensor]) -> Iterator[Unit]:

@@ -8,18 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
 
 from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family
+from ligo_spec.formats import format_of
 from ligo_spec.job import Small, open_model
 from ligo_spec.operator_file import load_operator
 from ligo_spec.verify import Verification
 from ligo_torch.backend import apply_map
 from ligo_torch.forward_inputs import forward_inputs
-from ligo_torch.huggingface import model_class, runnable
+from ligo_torch.huggingface import config_of, model_class, runnable
+from ligo_torch.onnx_run import can_run, run_onnx
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Fa
     """
     before, after = open_model(small, family), open_model(large, family)
     inputs = partial(forward_inputs, before, data, seed)
-    first, second = _run(before, inputs), _run(after, inputs)
+    # The graph of the small model is a stranger's, that of the large one is what is to be proven.
+    first, second = _run(before, inputs), _run(after, inputs, graph=True)
     ours, theirs, compared = _comparable(before, large, first, second)
     difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     agreement = float((ours[0].argmax(-1) == theirs[0].argmax(-1)).float().mean())
@@ -57,12 +61,10 @@ def verify(small: Path, large: Path, data: Sequence[Path], seed: int, family: Fa
     )
 
 
-def _run(model: Small, inputs_for: Callable[[Any], Mapping[str, Tensor]]) -> _Run:
-    path = model.directory
+def _run(model: Small, inputs_for: Callable[[Any], Mapping[str, Tensor]], *, graph: bool = False) -> _Run:
+    """One model's outputs; with ``graph``, those of an ONNX file's own graph where that can be run."""
     kind = _class_of(model)
-    transformers.utils.logging.disable_progress_bar()  # ours is shown instead
-    loaded, info = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    runnable(loaded).eval()
+    loaded, info = _loaded(kind, model)
     inputs = inputs_for(loaded)
     predicts = kind.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
     labels = {"labels": inputs["input_ids"]} if predicts else {}
@@ -70,10 +72,28 @@ def _run(model: Small, inputs_for: Callable[[Any], Mapping[str, Tensor]]) -> _Ru
         with torch.no_grad():
             out: Any = loaded(**inputs, **labels)
     except IndexError as error:  # a table of positions or types that is too short for what the config promises
-        raise InputError(Problem(str(path), f"the model cannot take its inputs: {error}")) from error
-    outputs = {key: value for key, value in out.items() if key.endswith("logits") or key == "last_hidden_state"}
+        raise InputError(Problem(str(model.directory), f"the model cannot take its inputs: {error}")) from error
     loss = None if out.get("loss") is None else float(out["loss"])
+    if graph and can_run(model.checkpoint):
+        out = run_onnx(model.checkpoint, inputs)
+    outputs = {key: value for key, value in out.items() if key.endswith("logits") or key == "last_hidden_state"}
     return _Run(outputs, loss, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"])))
+
+
+def _loaded(kind: Any, model: Small) -> tuple[Any, Mapping[str, Any]]:
+    """The library's module with a checkpoint's weights in float32, and what did not fit.
+
+    Of formats that the library does not read, the weights are those that we read.
+    """
+    transformers.utils.logging.disable_progress_bar()  # ours is shown instead
+    options = {"dtype": torch.float32, "output_loading_info": True}
+    checkpoint = model.checkpoint
+    if format_of(checkpoint.path).name == "safetensors":
+        loaded, info = kind.from_pretrained(model.directory, **options)
+    else:
+        state = {name: torch.tensor(checkpoint.read(name).astype(np.float32)) for name in model.binding.slots}
+        loaded, info = kind.from_pretrained(None, config=config_of(model.architecture), state_dict=state, **options)
+    return runnable(loaded).eval(), info
 
 
 def _class_of(model: Small) -> Any:

@@ -4,7 +4,7 @@
 """
 
 from ligo_safetensors._file import TensorFile, read_file
-from ligo_safetensors._read import SafetensorsCheckpoint, read
+from ligo_safetensors._read import read
 from ligo_safetensors._write import write, write_file
 
-__all__ = ["SafetensorsCheckpoint", "TensorFile", "read", "read_file", "write", "write_file"]
+__all__ = ["TensorFile", "read", "read_file", "write", "write_file"]

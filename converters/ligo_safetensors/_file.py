@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from ligo_safetensors._bits import from_bytes
 from ligo_safetensors._header import Entry, Header, read_header
+from ligo_spec.bits import from_bytes
 from ligo_spec.checkpoint import DTYPES, TensorInfo
 from ligo_spec.errors import printable
 from ligo_spec.inputs import Identity, open_input, refusal, require_unchanged

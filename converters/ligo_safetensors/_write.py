@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy.typing as npt
 
-from ligo_safetensors._bits import to_bytes
 from ligo_safetensors._header import MAX_HEADER, METADATA
+from ligo_spec.bits import to_bytes
 from ligo_spec.checkpoint import DTYPES, TensorInfo
 from ligo_spec.errors import LigoError, Problem, printable
 from ligo_spec.filesystem import output_error
-from ligo_spec.inputs import has_control
+from ligo_spec.formats import FORMATS
+from ligo_spec.layout import Model
+from ligo_spec.sharded import sorted_by_name, write_sharded
 from ligo_spec.staging import Chunk, Stage, StagedFile
 
 Value = Callable[[str], npt.NDArray[Any]]
@@ -22,7 +23,15 @@ Value = Callable[[str], npt.NDArray[Any]]
 _FORMAT = {"format": "pt"}  # transformers refuses a file without it
 
 
-def write(stage: Stage, tensors: Iterable[TensorInfo], value: Value, /, *, max_shard_size: int) -> list[str]:
+def write(
+    stage: Stage,
+    tensors: Iterable[TensorInfo],
+    value: Value,
+    /,
+    *,
+    max_shard_size: int,
+    model: Model | None = None,
+) -> list[str]:
     """Write ``model.safetensors``, or shards with an index as Hugging Face names them; the names of the files.
 
     Args:
@@ -30,27 +39,20 @@ def write(stage: Stage, tensors: Iterable[TensorInfo], value: Value, /, *, max_s
         tensors: What the files will hold, in any order: they are sorted by name, and filled into shards so.
         value: Gives the values of one tensor, by name; called once for each, shard by shard.
         max_shard_size: Bytes of tensors a file; a larger tensor gets a file of its own.
+        model: Not used: names and shapes are written as they are.
 
     Raises:
         OutputError: The files do not fit, or cannot be written.
         LigoError: A name comes twice or cannot be written, or an array is not what its `TensorInfo` says.
     """
-    infos = _sorted_by_name(tensors)
-    total = sum(info.nbytes for info in infos)
-    stage.require_space(total)
-    shards = list(_fill(infos, max_shard_size))
-    if len(shards) == 1:
-        write_file(stage, "model.safetensors", shards[0], value, metadata=_FORMAT)
-        return ["model.safetensors"]
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_file(stage, name, shard, value, metadata=_FORMAT)
-        weight_map.update((info.name, name) for info in shard)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    stage.write_bytes("model.safetensors.index.json", [text.encode()])
-    return [*dict.fromkeys(weight_map.values()), "model.safetensors.index.json"]
+    infos = sorted_by_name(tensors, METADATA)
+    return write_sharded(
+        stage,
+        infos,
+        FORMATS["safetensors"],
+        max_shard_size,
+        lambda name, shard: write_file(stage, name, shard, value, metadata=_FORMAT),
+    )
 
 
 def write_file(
@@ -76,39 +78,12 @@ def write_file(
         LigoError: A name comes twice or cannot be written, or an array is not what its `TensorInfo` says.
     """
     # The widest values first, as the library does it: so every tensor begins at a multiple of its item's size.
-    infos = sorted(_sorted_by_name(tensors), key=lambda info: -DTYPES[info.dtype].itemsize)
+    infos = sorted(sorted_by_name(tensors, METADATA), key=lambda info: -DTYPES[info.dtype].itemsize)
     header = _header(infos, metadata)
     if len(header) - 8 > MAX_HEADER:
         raise output_error(stage.target, f"{name}: {len(infos)} tensors need a header of more than {MAX_HEADER} bytes")
     stage.require_space(len(header) + sum(info.nbytes for info in infos))
     return stage.write_bytes(name, _content(header, infos, value))
-
-
-def _sorted_by_name(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
-    infos = sorted(tensors, key=lambda info: info.name)
-    problems = [Problem(printable(info.name), "cannot be the name of a tensor") for info in infos if _unfit(info.name)]
-    pairs = pairwise(infos)
-    problems += [Problem(printable(info.name), "is written twice") for info, after in pairs if info.name == after.name]
-    if problems:
-        raise LigoError(problems)
-    return infos
-
-
-def _unfit(name: str) -> bool:
-    return name == METADATA or has_control(name)
-
-
-def _fill(infos: list[TensorInfo], limit: int) -> Iterator[list[TensorInfo]]:
-    """Fill shards in order; at least one, even of nothing."""
-    shard: list[TensorInfo] = []
-    size = 0
-    for info in infos:
-        if shard and size + info.nbytes > limit:
-            yield shard
-            shard, size = [], 0
-        shard.append(info)
-        size += info.nbytes
-    yield shard
 
 
 def _header(infos: list[TensorInfo], metadata: Mapping[str, str]) -> bytes:
