@@ -61,15 +61,16 @@ class Claim:
     use: Use
 
 
-def claims_of(uses: Iterable[Use], family: str) -> list[Claim]:
+def claims_of(uses: Iterable[Use], family: str, *, ours: bool = False) -> list[Claim]:
     """All that the graph's names say, under the names that files use; wrappers' prefixes still on.
 
     Args:
         uses: Every way of every tensor.
         family: The name of the family.
+        ours: Whether `ligo_spec` wrote the model: then parameters that no operator takes are in it under their names.
     """
     found: list[Claim] = []
-    uses = list(uses)
+    uses = [use for use in uses if ours or use.node is not None]
     left_out = _left_out(uses)
     for use in uses:
         found += [Claim(in_file(name, family), "name", use) for name in use.names if is_path(name)]

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from ligo_spec.errors import printable
+from ligo_spec.formats import FORMATS, HUB_ONNX, model_directory
 from ligo_spec.inputs import refusal
 
 CONFIG = "config.json"
-FIRST = ("model.onnx", "onnx/model.onnx")
+FIRST = (FORMATS["onnx"].single, f"{HUB_ONNX}/{FORMATS['onnx'].single}")
 """Where exporters put a model, and where the Hub keeps it, with the config at the root."""
 
 _OTHER_NUMBERS = ("q4", "q8", "quantized", "int8", "uint8", "int4", "bnb4", "fp8", "quant")
@@ -27,7 +28,7 @@ def model_file(path: Path) -> Path:
     for name in FIRST:
         if os.path.lexists(path / name):
             return path / name
-    found = sorted([*path.glob("*.onnx"), *path.glob("onnx/*.onnx")])
+    found = sorted([*path.glob("*.onnx"), *path.glob(f"{HUB_ONNX}/*.onnx")])
     plain = [file for file in found if not is_quantised_name(file.name)]
     if len(plain) == 1:
         return plain[0]
@@ -48,7 +49,5 @@ def is_quantised_name(name: str) -> bool:
 
 def config_file(file: Path) -> Path | None:
     """The config of a model: beside it, or above a folder called ``onnx``."""
-    folders = [file.parent]
-    if os.path.basename(os.path.abspath(file.parent)) == "onnx":
-        folders.append(file.parent.parent if file.parent.name else Path(".."))
-    return next((folder / CONFIG for folder in folders if os.path.lexists(folder / CONFIG)), None)
+    found = model_directory(file) / CONFIG
+    return found if os.path.lexists(found) else None

@@ -164,7 +164,9 @@ def _recovery(
     model: OnnxModel, uses: Mapping[str, list[Use]], architecture: Architecture, values: Values, where: str
 ) -> Recovery:
     _require_layers(model, architecture, where)
-    claims = claims_of((use for ways in uses.values() for use in ways), architecture.family.name)
+    claims = claims_of(
+        (use for ways in uses.values() for use in ways), architecture.family.name, ours=CONFIG in model.metadata
+    )
     recovery = recovered(claims, architecture, where)
     base = base_of(architecture, recovery.found)
     wanted = expected(architecture, base)

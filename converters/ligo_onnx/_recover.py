@@ -146,6 +146,8 @@ def oriented(use: Use, slot: Slot, family: Family, *, by_name: bool) -> tuple[tu
         return None
     roles = [dim.role for dim in _touches(slot, family)]
     if roles == ["out", "in"]:
+        if by_name and use.node is None:
+            return use.steps, use.shape
         if use.role not in ("matrix", "table") or len(use.shape) != 2:
             return None
         # A product has [in, out] on its right, a table [out, in]; files have the second, or the first for Conv1D.

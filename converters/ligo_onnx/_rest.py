@@ -44,7 +44,7 @@ def by_shape(
     are whole.
     """
     taken = recovery.taken
-    free = [use for name, ways in uses.items() if name not in taken for use in ways if _large(use.tensor)]
+    free = [use for name, ways in uses.items() if name not in taken for use in ways if use.node and _large(use.tensor)]
     offers = {name: _offers(slot, free, architecture, read) for name, slot in missing.items()}
     takers: dict[str, set[str]] = {}
     for name, found in offers.items():

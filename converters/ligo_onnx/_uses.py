@@ -92,7 +92,7 @@ class Use:
         steps: What happens to the values on the way.
         shape: Sizes at the end of it.
         lossy: Whether a cast on the way loses bits.
-        node: The operator, or None if the graph ends there.
+        node: The operator, or None if there is none: the graph ends there, or nothing takes the tensor.
         role: What the operator takes it for.
         scopes: The module of the operator: the likeliest reading of its name first.
     """
@@ -130,7 +130,7 @@ def _followed(
     while waiting:
         way = waiting.pop()
         found = consumers.get(way.names[-1], [])
-        if not found and way is not start:
+        if not found:
             yield way
         for node, at in found:
             moved = _moved(way, node, at, numbers) if len(way.names) < _MAX_STEPS else None
