@@ -117,9 +117,9 @@ class StateFile:
             else:
                 self._require_whole(file, tensor.record, record)
                 start = record.offset + tensor.offset * kind.itemsize
-                _gather(file, start, tensor.strides, values)
+                _gather(file, start, tensor.strides, _words(values))
         if self._is_swapped:
-            values.reshape(-1).view(f"u{kind.itemsize}").byteswap(inplace=True)
+            _words(values).byteswap(inplace=True)
         return values
 
     def _require_whole(self, file: InputFile, name: str, record: Record) -> None:
@@ -145,6 +145,11 @@ class StateFile:
             InputError: It is gone, was replaced, or changed its size or time.
         """
         require_unchanged(self.path, self.identity)
+
+
+def _words(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same memory as unsigned numbers: NumPy moves these, where it does not know a dtype of eight or 16 bits."""
+    return values.view(f"u{values.dtype.itemsize}")
 
 
 def _gather(file: InputFile, start: int, strides: tuple[int, ...], values: npt.NDArray[Any]) -> None:

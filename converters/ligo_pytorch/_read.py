@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,11 @@ def read(path: str | Path, /, *, family: Family | None = None) -> PyTorchCheckpo
     Raises:
         InputError: There are no weights, or a file, the index or ``config.json`` is refused.
     """
-    undone: dict[str, None] = {}
+    undone: dict[tuple[str, ...], None] = {}  # mostly the same in every shard
 
     def read_file(place: Path) -> WeightFile:
         file = WeightFile(place)
-        undone.update(dict.fromkeys(file.undone))
+        undone[file.undone] = None
         return file
 
     stored = read_sharded(Path(path), FORMATS["pytorch"], read_file)
@@ -148,4 +149,4 @@ def read(path: str | Path, /, *, family: Family | None = None) -> PyTorchCheckpo
     if family is None and stored.config.get("model_type") in family_names():
         family = family_of(dict(stored.config), where)
     bare, removed = bare_names(stored.tensors, family, where)
-    return PyTorchCheckpoint(stored, bare, (*undone, *removed))
+    return PyTorchCheckpoint(stored, bare, (*chain.from_iterable(undone), *removed))

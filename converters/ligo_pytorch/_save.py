@@ -130,6 +130,7 @@ def _order_of_records(tail: bytes) -> list[int]:
 def _with_checksums(tail: bytes, checksums: dict[int, int]) -> bytes:
     whole = bytearray(tail)
     for place, name in _directory(tail):
-        if "/data/" in name:
-            whole[place + 16 : place + 20] = struct.pack("<I", checksums[int(name.rpartition("/data/")[2])])
+        checksum = checksums.get(int(name.rpartition("/data/")[2])) if "/data/" in name else None
+        if checksum is not None:  # records of no bytes have none, and are right as they are
+            whole[place + 16 : place + 20] = struct.pack("<I", checksum)
     return bytes(whole)

@@ -89,10 +89,8 @@ def bare_names(names: Iterable[str], family: Family | None, where: str) -> tuple
         if held and part not in kept:
             found |= {name: _without(found[name], part) for name in held}
             undone.append(f"prefix {part}.")
-    for _ in range(_MAX_LEVELS):
-        shared = _shared_prefix(list(found.values()), family, declared)
-        if shared is None:
-            break
+    shared = _shared_prefix(list(found.values()), family, declared)
+    if shared is not None:
         found = {name: bare.removeprefix(shared) for name, bare in found.items()}
         undone.append(f"prefix {shared}")
     _require_distinct(found, where)
@@ -112,15 +110,20 @@ def _templates(family: Family | None) -> list[str]:
 
 
 def _shared_prefix(names: Sequence[str], family: Family | None, templates: Sequence[str]) -> str | None:
-    """The first part of all names (Lightning's ``model.``), if the family declares some without it and none with it."""
-    first = {name.partition(".")[0] for name in names}
-    if family is None or not templates or len(first) != 1 or any("." not in name for name in names):
+    """What all names begin with (Lightning's ``model.``), if the family declares some without it and none with it."""
+    if family is None or not templates:
         return None
-    prefix = f"{first.pop()}."
     is_declared = _declared(family, templates)
-    if any(map(is_declared, names)) or not any(is_declared(name.removeprefix(prefix)) for name in names):
+    if any(map(is_declared, names)):
         return None
-    return prefix
+    for count in range(1, _MAX_LEVELS + 1):
+        first = {".".join(name.split(".")[:count]) + "." for name in names}
+        prefix = first.pop()
+        if first or any(name.count(".") < count for name in names):
+            return None
+        if any(is_declared(name.removeprefix(prefix)) for name in names):
+            return prefix
+    return None
 
 
 def _declared(family: Family, templates: Sequence[str]) -> Callable[[str], bool]:
