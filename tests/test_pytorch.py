@@ -29,6 +29,7 @@ import ligo_spec  # noqa: E402
 from ligo_pytorch import Skeleton, StateFile, read, write  # noqa: E402
 from ligo_pytorch import saved as streamed  # noqa: E402
 from ligo_pytorch._tensors import DTYPE_NAMES  # noqa: E402
+from ligo_pytorch._wrappers import bare_names  # noqa: E402
 from ligo_spec.architecture import Architecture  # noqa: E402
 from ligo_spec.checkpoint import DTYPES, Checkpoint, Converter, TensorInfo  # noqa: E402
 from ligo_spec.errors import InputError, LigoError, OutputError  # noqa: E402
@@ -341,6 +342,26 @@ def test_an_attribute_that_not_all_have_stays(tmp_path: Path) -> None:
     checkpoint = read(tmp_path / "last.ckpt", family=load_family("gpt2"))
     assert set(checkpoint.tensors) == set(weights)
     assert checkpoint.undone == ()
+
+
+def test_a_prefix_of_the_familys_own_stays(tmp_path: Path) -> None:
+    """Without its head all of llama's names begin with ``model.``, and the family declares them with it and without."""
+    weights = {name: value for name, value in tiny("llama").items() if name != "lm_head.weight"}
+    assert all(name.startswith("model.") for name in weights)
+    torch.save(weights, tmp_path / "x.pt")
+    checkpoint = read(tmp_path / "x.pt", family=load_family("llama"))
+    assert (set(checkpoint.tensors), checkpoint.undone) == (set(weights), ())
+
+
+def test_a_part_that_a_family_declares_stays() -> None:
+    """A family of one's own may have a module that is called ``module``; wrappers that it does not name still go."""
+    family = load_family("gpt2")
+    layout = family.layouts["hf"]
+    entries = {name.replace("ln_f", "module"): entry for name, entry in layout.tensors.items()}
+    own = family.model_copy(update={"layouts": {"hf": layout.model_copy(update={"tensors": entries})}})
+    name = "_orig_mod.transformer.module.weight"
+    assert bare_names([name], own, "x.pt") == ({name: "transformer.module.weight"}, ["prefix _orig_mod."])
+    assert bare_names([name], family, "x.pt")[0] == {name: "transformer.weight"}
 
 
 def test_what_lies_beside_weights_is_left_aside_and_named(tmp_path: Path) -> None:

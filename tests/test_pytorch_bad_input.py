@@ -155,7 +155,7 @@ def test_files_without_an_archive_are_refused_and_name_what_they_import(form: st
         with tarfile.open(fileobj=buffer, mode="w") as made:
             made.addfile(tarfile.TarInfo("pickle"), io.BytesIO(b""))
     (tmp_path / "x.bin").write_bytes(buffer.getvalue())
-    message = "is no archive of torch.save, but a bare pickle or tar, as before torch 1.6"
+    message = "is no archive of torch.save, but a bare object or tar, as before torch 1.6"
     message += "; load it" if form == "tar" else f", which would import {POSIX}; load it in a sandbox"
     with pytest.raises(InputError, match=message):
         read(tmp_path / "x.bin")

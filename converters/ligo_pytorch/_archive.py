@@ -96,7 +96,7 @@ def _no_archive(file: InputFile) -> InputError:
     elif head.startswith(b"\x80") or head[257:262] == b"ustar":
         # Bare pickles with values between them: nothing in such a file can be held against its size or a checksum.
         names = imports(file.read(0, min(file.size, _SCANNED)))
-        why = "is no archive of torch.save, but a bare pickle or tar, as before torch 1.6"
+        why = "is no archive of torch.save, but a bare object or tar, as before torch 1.6"
         why += f", which would import {printable(names, 400)}" if names else ""
         why += (
             "; load it in a sandbox with torch.load(path, weights_only=True) and save it anew with torch 1.6 or later"
