@@ -155,7 +155,8 @@ def test_numbers_are_those_of_a_plain_computation(data: st.DataObject) -> None:
     assert found.max_rel == (None if scale == 0 else pytest.approx(found.max_abs / scale))
     if a.dtype != b.dtype:
         assert found.share == np.mean(x != y)
-        assert (agreement(a, b) is not None) <= (found.max_abs <= 2**-7 * scale)
+        rounding = 2**-8 * scale + 2**-25  # of bfloat16's 8 digits, and below the smallest float16
+        assert agreement(a, b) is None or found.max_abs <= rounding * (1 + 2**-7)
 
 
 # --- verdicts by name and content -------------------------------------------------------------------------------------
