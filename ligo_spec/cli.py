@@ -190,10 +190,9 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in another format: safetensors, PyTorch, ONNX or Flax."""
-    limit = ligo_spec.parse_bytes(max_shard_size)
     with display.progress(as_json) as events:
         found = ligo_spec.convert(
-            source, output, to, family=family, dtype=dtype, max_shard_size=limit, written=events.written
+            source, output, to, family=family, dtype=dtype, max_shard_size=max_shard_size, events=events
         )
     _print(found, as_json, display.converted)
 

@@ -20,11 +20,12 @@ from ligo_spec.diff_sides import Stored
 from ligo_spec.diff_table import folded
 from ligo_spec.difference import Difference
 from ligo_spec.errors import printable
+from ligo_spec.events import Events
 from ligo_spec.explain import Explanation
 from ligo_spec.family_check import FamilyCheck
 from ligo_spec.family_list import FamilyRow, columns
 from ligo_spec.fitting import FitResult
-from ligo_spec.grow import Events, Grown
+from ligo_spec.grow import Grown
 from ligo_spec.inspection import Inspection
 from ligo_spec.operator import Operator
 from ligo_spec.optimizer import OptimizerSummary

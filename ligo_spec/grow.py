@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,10 @@ from ligo_spec.certify import Broken
 from ligo_spec.checkpoint import load_converter
 from ligo_spec.documents import dump
 from ligo_spec.errors import PlanError, VerificationError
+from ligo_spec.events import Events
 from ligo_spec.explain import grown_config, written_config
 from ligo_spec.family import Family
-from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
+from ligo_spec.fitting import FitResult, FitTask, run_fit
 from ligo_spec.inputs import sha256_of
 from ligo_spec.job import (
     Job,
@@ -51,19 +52,6 @@ OPERATOR_FILE = "operator.safetensors"
 MANIFEST_FILE = "growth_manifest.json"
 GROUPS_FILE = "param_groups.json"
 FIT_LOG_FILE = "fit_log.jsonl"
-
-
-@dataclass(frozen=True)
-class Events:
-    """What a caller may want to see of a run; every part may be left out.
-
-    Args:
-        fit: One record a step, and one for each held-out loss.
-        written: ``(bytes so far, bytes in all)`` after every tensor.
-    """
-
-    fit: Log = lambda record: None
-    written: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def test_every_export_exists_and_is_documented() -> None:
 
 
 def test_the_exports_are_few() -> None:
-    """What is exported is kept for good: about forty names, no more."""
-    assert len(ligo_spec.__all__) <= 42
+    """What is exported is kept for good: about fifty names, no more."""
+    assert len(ligo_spec.__all__) <= 50
 
 
 def test_a_star_import_gives_the_exports() -> None:

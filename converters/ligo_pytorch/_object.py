@@ -40,8 +40,8 @@ def read_object(data: bytes) -> Any:
         ``StoredTensor`` or ``OtherTensor`` for a tensor; a ``Name`` for a dtype.
 
     Raises:
-        ForeignNameError: It would import something; the message lists everything that it would.
-        ValueError: It is damaged, or does what ``torch.save`` does not; the message says what.
+        ValueError: It is damaged, or does what ``torch.save`` does not; the message says what. Where it would import
+            something, this is a `ForeignNameError` with all that it would.
     """
     machine, end = _Machine(), 0
     try:
