@@ -24,7 +24,10 @@ MAX_PATH = 1024
 MAX_LEAVES = 1 << 20
 """Arrays of one file."""
 
-_MAX_RANK = 64  # of NumPy
+MAX_RANK = 64
+"""Dimensions of an array, as in NumPy."""
+
+
 _MAX_SIDE = 1 << 48
 _MAX_BYTES = 1 << 50
 
@@ -68,7 +71,7 @@ def numpy_name(dtype: str) -> str:
 def size_of(dtype: str, shape: Sequence[int]) -> int | None:
     """Bytes of an array, or None where the claim is of no array that there can be."""
     # Without the zeros: a side of 0 must not hide sides whose product NumPy cannot hold.
-    possible = len(shape) <= _MAX_RANK and all(0 <= side < _MAX_SIDE for side in shape)
+    possible = len(shape) <= MAX_RANK and all(0 <= side < _MAX_SIDE for side in shape)
     if not possible or math.prod(side for side in shape if side) >= _MAX_BYTES:
         return None
     return TensorInfo("", dtype, tuple(shape)).nbytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ligo_flax._leaf import MAX_LEAVES, SEPARATOR, dtype_of, size_of, wrong_key, wrong_path
+from ligo_flax._leaf import MAX_LEAVES, MAX_RANK, SEPARATOR, dtype_of, size_of, wrong_key, wrong_path
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.inputs import InputFile, refusal
 
@@ -139,12 +139,12 @@ class _Walker:
         if not (0x90 <= first <= 0x9F or first in _LISTS):
             raise self._refused(path, "the shape is not a list")
         rank = first & 0x0F if first not in _LISTS else self._number(_LISTS[first])
-        if rank > end - self.at:
-            raise self._refused(path, f"claims {rank} dimensions, its payload ends before")
-        sides = [self._unsigned(self._take(1)[0]) for _ in range(min(rank, 65))]
+        if rank > MAX_RANK:
+            raise self._refused(path, f"claims {rank} dimensions, at most {MAX_RANK} are read")
+        sides = [self._unsigned(self._take(1)[0]) for _ in range(rank)]
         shape = tuple(side for side in sides if side is not None)
         if len(shape) != rank:
-            raise self._refused(path, "the shape is not a list of at most 64 sizes")
+            raise self._refused(path, "the shape is not a list of sizes")
         dtype = self._dtype(path)
         wanted = size_of(dtype, shape)
         if wanted is None:

@@ -118,8 +118,10 @@ def _directory_place(file: InputFile) -> tuple[int, int, int]:
     if mark != _END or comment:
         raise refusal(file.path, "does not end as an archive of NumPy; not an npz file, or cut off")
     end = file.size - 22
-    if 0xFFFF in (here, count) or 0xFFFFFFFF in (size, offset):
-        end, here, count, size, offset = _directory_place64(file, end)
+    locator = file.read(end - 20, 20) if end >= 20 else b""
+    # By its mark, not by fields that overflow: NumPy's archives have it from 2^31 bytes on, where none does.
+    if locator.startswith(_LOCATOR64):
+        end, here, count, size, offset = _directory_place64(file, locator, end - 20)
     if disk or first or here != count:
         raise refusal(file.path, "is a part of an archive of several")
     if size > _MAX_DIRECTORY or offset + size != end or count * 46 > size:
@@ -128,11 +130,10 @@ def _directory_place(file: InputFile) -> tuple[int, int, int]:
     return count, size, offset
 
 
-def _directory_place64(file: InputFile, end: int) -> tuple[int, int, int, int, int]:
-    if end < 20 + 56:
-        raise refusal(file.path, "is cut off: it has no room for the directory that its end announces")
-    mark, disk, place, disks = struct.unpack("<4sIQI", file.read(end - 20, 20))
-    if mark != _LOCATOR64 or disk or disks != 1 or place + 56 != end - 20:
+def _directory_place64(file: InputFile, locator: bytes, at: int) -> tuple[int, int, int, int, int]:
+    """Where the end of a 64-bit directory is, the entries on this disk and on all, its size, and where it begins."""
+    _, disk, place, disks = struct.unpack("<4sIQI", locator)
+    if disk or disks != 1 or place + 56 != at:
         raise refusal(file.path, "the place of its 64-bit directory is not where an archive of NumPy has it")
     fields = struct.unpack("<4sQHHIIQQQQ", file.read(place, 56))
     if fields[0] != _END64 or fields[1] != 44 or fields[4] or fields[5]:
@@ -160,7 +161,7 @@ def _entry(file: InputFile, data: bytes, at: int) -> tuple[Member, int]:
     size, packed, offset = wide
     if (method == STORED and size != packed) or size > max(_FREE, _MAX_RATIO * packed):
         message = (
-            f"claims {size} bytes out of {packed}; stored members keep their size, packed ones grow by 100 at most"
+            f"claims {size} bytes out of {packed}; stored members keep their size, packed ones grow {_MAX_RATIO}fold"
         )
         raise InputError(Problem(_where(file, name), message))
     return Member(name, method, offset, packed, size, crc), end
