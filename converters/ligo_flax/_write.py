@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgpack
-import numpy as np
 import numpy.typing as npt
 
 from ligo_flax._leaf import SEPARATOR, numpy_name
 from ligo_flax._names import Placed, placed
 from ligo_flax._tree import CHUNKED
+from ligo_spec.bits import to_bytes
 from ligo_spec.checkpoint import DTYPES, TensorInfo
 from ligo_spec.errors import InputError, LigoError, Problem, printable
 from ligo_spec.formats import FORMATS
-from ligo_spec.layout import Model
+from ligo_spec.layout import Model, require_model
 from ligo_spec.sharded import write_sharded
 from ligo_spec.staging import Chunk, Stage
 
@@ -31,7 +31,7 @@ _ARRAY = 1
 
 
 def write(
-    stage: Stage, tensors: Iterable[TensorInfo], value: Value, /, *, max_shard_size: int, model: Model
+    stage: Stage, tensors: Iterable[TensorInfo], value: Value, /, *, max_shard_size: int, model: Model | None
 ) -> list[str]:
     """Write ``flax_model.msgpack``, or shards with an index as Transformers names them; the names of the files.
 
@@ -47,10 +47,12 @@ def write(
         model: What the tensors are.
 
     Raises:
-        InputError: A tree has no place for a tensor, as it would be read back as another one. All of them at once.
+        InputError: ``model`` is not given, or a tree has no place for a tensor, as it would be read back as another
+            one. All of them at once.
         OutputError: The files do not fit, or cannot be written.
         LigoError: A name comes twice or cannot be written, or an array is not what its `TensorInfo` says.
     """
+    model = require_model(model, "flax")
     infos = _without_ties(list(tensors), model)
     found = [(info, placed(info, model.slots.get(info.name), model.architecture)) for info in infos]
     problems = [Problem(printable(info.name), f"has no place in a tree of Flax: {place}")
@@ -127,7 +129,7 @@ def _checked(array: npt.NDArray[Any], info: TensorInfo) -> npt.NDArray[Any]:
 
 def _array(leaf: TensorInfo, array: npt.NDArray[Any]) -> Iterator[Chunk]:
     """The item of an array, in pieces where it is large."""
-    data = _little_endian(array)
+    data = to_bytes(array)
     if leaf.nbytes <= CHUNK_SIZE:
         yield _header(leaf.dtype, leaf.shape, data.nbytes)
         yield data
@@ -154,11 +156,3 @@ def _header(dtype: str, shape: tuple[int, ...], nbytes: int) -> bytes:
         return bytes([_FIXED[whole], _ARRAY]) + payload
     length = next(size for size in (1, 2, 4) if whole < 1 << 8 * size)
     return bytes([{1: 0xC7, 2: 0xC8, 4: 0xC9}[length]]) + whole.to_bytes(length, "big") + bytes([_ARRAY]) + payload
-
-
-def _little_endian(array: npt.NDArray[Any]) -> memoryview:
-    """The values in row-major order, least significant byte first."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    order = ">" if flat.dtype.str.startswith(">") else "<"
-    words = flat.view(f"{order}u{flat.dtype.itemsize}")
-    return words.astype(f"<u{flat.dtype.itemsize}", copy=False).view(np.uint8).data
