@@ -15,7 +15,7 @@ from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select
 torch = pytest.importorskip("torch")
 
 from ligo_torch.backend import apply_map  # noqa: E402
-from ligo_torch.contraction import apply_maps, cheapest, products, products_per_entry  # noqa: E402
+from ligo_torch.contraction import Step, apply_maps, cheapest, products, products_per_entry  # noqa: E402
 
 
 def dense(rng: np.random.Generator, large: int, small: int) -> Dense:
@@ -63,7 +63,8 @@ def test_the_order_is_the_cheapest_that_fits(first: str, second: str, by_layer: 
     rng = np.random.default_rng(seed)
     maps = [[drawn_map(rng, first, 4)] * (3 if by_layer else 1), [drawn_map(rng, second, 8)]]
     found = cheapest((4, 8), (3, 2), maps)
-    every = [order for order in permutations(("mix", 0, 1)) if not by_layer or order.index("mix") < order.index(0)]
+    steps: tuple[Step, ...] = ("mix", 0, 1)
+    every = [order for order in permutations(steps) if not by_layer or order.index("mix") < order.index(0)]
     assert found in every
     assert products(found, (4, 8), (3, 2), maps) == min(products(order, (4, 8), (3, 2), maps) for order in every)
 

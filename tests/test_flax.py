@@ -176,11 +176,12 @@ def test_large_arrays_are_cut_as_flax_cuts_them(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("layout", ["Fortran", "strided", "big-endian"])
 def test_values_come_in_any_memory_order(tmp_path: Path, layout: str) -> None:
     plain = arrays(CONFIGS["llama"])
-    odd = {
+    orders: dict[str, Callable[[Any], Any]] = {
         "Fortran": lambda a: np.asfortranarray(a),
         "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
         "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
-    }[layout]
+    }
+    odd = orders[layout]
     write(tmp_path / "plain", CONFIGS["llama"], plain)
     write(tmp_path / "odd", CONFIGS["llama"], {name: odd(array) for name, array in plain.items()})
     files = [(tmp_path / name / "flax_model.msgpack").read_bytes() for name in ("plain", "odd")]

@@ -162,7 +162,7 @@ def test_all_wrong_arrays_are_named_at_once(tmp_path: Path) -> None:
 def test_counts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trees of a million branches, and names that are short in the file and long as paths."""
     monkeypatch.setattr(_walk, "MAX_LEAVES", 1000)
-    wide = {str(n): {} for n in range(1001)}
+    wide: dict[str, Any] = {str(n): {} for n in range(1001)}
     refused(file_of(tmp_path / "wide", wide), "the tree has more than 1000 items")
     monkeypatch.setattr(_walk, "_MAX_TEXT", 10_000)
     long = {"a" * 900: {str(n): ONE for n in range(20)}}
