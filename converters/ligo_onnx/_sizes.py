@@ -55,7 +55,7 @@ def config_from_graph(
     Raises:
         InputError: Shapes contradict each other, or a size or the number of heads is not to be seen.
     """
-    found = seen(claims_of((use for ways in uses.values() for use in ways), family.name), family)
+    found = seen(claims_of((use for ways in uses.values() for use in ways), family), family)
     if not found:
         raise InputError(Problem(where, f"no tensor of family {family.name} is in the graph; nothing tells its sizes"))
     sizes = _solved(family, found, Heads(model, numbers), where)
