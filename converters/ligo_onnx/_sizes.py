@@ -75,6 +75,9 @@ def config_from_graph(
 def _solved(family: Family, found: list[Seen], heads: Heads, where: str) -> dict[str, int]:
     """Sizes that satisfy every shape."""
     sizes = _counts(family, found, where)
+    empty = next((one.name for one in found if 0 in one.shape), None)
+    if empty is not None:
+        raise InputError(Problem(where, f"{empty} has a side of 0; no size can be read from it"))
     equations = [equation for one in found for equation in _equations(family, one)]
     known = -1
     while known != len(sizes):
