@@ -95,7 +95,7 @@ def test_flipped_bits(made: Path, tmp_path: Path, data: st.DataObject) -> None:
     places = outside_values(made / "model.onnx")
     for _ in range(data.draw(st.integers(1, 3))):
         whole[data.draw(st.sampled_from(places))] ^= 1 << data.draw(st.integers(0, 7))
-    spoilt(made, tmp_path, bytes(whole))
+    spoilt(made, tmp_path, bytes(whole), with_config=data.draw(st.booleans()))
 
 
 @lru_cache
@@ -124,14 +124,15 @@ def test_any_bytes(made: Path, tmp_path: Path, data: bytes) -> None:
     assert not spoilt(made, tmp_path, data)
 
 
-def spoilt(made: Path, tmp_path: Path, data: bytes) -> bool:
+def spoilt(made: Path, tmp_path: Path, data: bytes, *, with_config: bool = True) -> bool:
     """Whether a spoilt file is read; what is refused is refused in words."""
-    directory = tmp_path / "spoilt"
+    directory = tmp_path / ("spoilt" if with_config else "alone")
     directory.mkdir(exist_ok=True)
-    shutil.copy(made / "config.json", directory)
+    if with_config:
+        shutil.copy(made / "config.json", directory)
     (directory / "model.onnx").write_bytes(data)
     try:
-        checkpoint = ligo_onnx.read(directory)
+        checkpoint = ligo_onnx.read(directory, family=load_family("gpt2"))
     except InputError:
         return False
     for name, info in checkpoint.tensors.items():
@@ -474,6 +475,22 @@ def _cast(to: int) -> Callable[[Any], None]:
         model.graph.node.append(onnx.helper.make_node("Cast", [C_FC], ["cast"], to=to))
 
     return change
+
+
+@pytest.mark.parametrize("to", [1, 2, 3, 6, 7, 9, 10, 11, 16, 17, 19, 99])
+def test_casts_between_any_dtypes(to: int, good: Path) -> None:
+    """Of a weight: to itself and to more bits is no matter; of a tensor of whole numbers: never."""
+    spoil(good, _cast(to))
+
+    def also(model: Any) -> None:
+        name = next(node.output[0] for node in model.graph.node if node.op_type == "Constant")
+        model.graph.node.append(onnx.helper.make_node("Cast", [name], ["cast_number"], to=to))
+
+    spoil(good, also)
+    if to in (1, 11):
+        assert C_FC in ligo_onnx.read(good).tensors
+    else:
+        refused(good, "cast to fewer bits")
 
 
 def test_a_cast_that_loses_bits(good: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Literal
 from ligo_onnx._uses import Role, Use
 from ligo_spec.architecture import Architecture
 from ligo_spec.checkpoint import TensorInfo
-from ligo_spec.layout import Slot, examine
+from ligo_spec.family import Family
+from ligo_spec.layout import BASE, Slot, examine
 
 How = Literal["name", "scope", "shape", "absence"]
 """What told which parameter a tensor is: its own name, the module that consumes it, nothing but its shape; or that it
@@ -28,26 +29,25 @@ _ENDINGS: Mapping[Role, tuple[str, ...]] = {
     "other": (),
 }
 
-_VIT = (
-    ("attention.q_proj", "attention.attention.query"),
-    ("attention.k_proj", "attention.attention.key"),
-    ("attention.v_proj", "attention.attention.value"),
-    ("attention.o_proj", "attention.output.dense"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
-    ("layernorm_before", "layernorm_before"),
-    ("layernorm_after", "layernorm_after"),
+IN_MEMORY: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(rf"\b{old}\b"), new)
+    for old, new in (
+        (r"layers\.(\d+)\.attention\.q_proj", r"encoder.layer.\1.attention.attention.query"),
+        (r"layers\.(\d+)\.attention\.k_proj", r"encoder.layer.\1.attention.attention.key"),
+        (r"layers\.(\d+)\.attention\.v_proj", r"encoder.layer.\1.attention.attention.value"),
+        (r"layers\.(\d+)\.attention\.o_proj", r"encoder.layer.\1.attention.output.dense"),
+        (r"layers\.(\d+)\.mlp\.fc1", r"encoder.layer.\1.intermediate.dense"),
+        (r"layers\.(\d+)\.mlp\.fc2", r"encoder.layer.\1.output.dense"),
+        (r"layers\.(\d+)\.(layernorm_\w+)", r"encoder.layer.\1.\2"),
+        (r"attention\.q_proj", "attention.attention.query"),
+        (r"attention\.k_proj", "attention.attention.key"),
+        (r"attention\.v_proj", "attention.attention.value"),
+        (r"attention\.o_proj", "attention.output.dense"),
+        (r"lm_head", "embed_out"),
+        (r"mlp\.gate", "block_sparse_moe.gate"),
+    )
 )
-_OF_ENCODER = tuple((rf"\blayers\.(\d+)\.{re.escape(old)}\b", rf"encoder.layer.\1.{new}") for old, new in _VIT)
-
-IN_MEMORY: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "vit": _OF_ENCODER,
-    "deit": _OF_ENCODER,
-    "dinov2": tuple((rf"\b(layer\.\d+)\.{re.escape(old)}\b", rf"\1.{new}") for old, new in _VIT[:4]),
-    "gpt_neox": ((r"\Alm_head\b", "embed_out"),),
-    "mixtral": ((r"\bmlp\.gate\b", "block_sparse_moe.gate"),),
-}
-"""Families whose modules Transformers 5 calls otherwise in memory than in files. Graphs show the names in memory."""
+"""What Transformers 5 calls modules in memory, and in files. Graphs show the names in memory."""
 
 _MAX_PREFIX = 4
 
@@ -61,21 +61,22 @@ class Claim:
     use: Use
 
 
-def claims_of(uses: Iterable[Use], family: str, *, ours: bool = False) -> list[Claim]:
+def claims_of(uses: Iterable[Use], family: Family, *, ours: bool = False) -> list[Claim]:
     """All that the graph's names say, under the names that files use; wrappers' prefixes still on.
 
     Args:
         uses: Every way of every tensor.
-        family: The name of the family.
+        family: Says which names its files have.
         ours: Whether `ligo_spec` wrote the model: then parameters that no operator takes are in it under their names.
     """
     found: list[Claim] = []
     uses = [use for use in uses if ours or use.node is not None]
     left_out = _left_out(uses)
+    in_file = _InFiles(family)
     for use in uses:
-        found += [Claim(in_file(name, family), "name", use) for name in use.names if is_path(name)]
+        found += [Claim(in_file(name), "name", use) for name in use.names if is_path(name)]
         found += [
-            Claim(in_file(f"{left_out.get(_first(scope), '')}{scope}.{ending}", family), "scope", use)
+            Claim(in_file(f"{left_out.get(_first(scope), '')}{scope}.{ending}"), "scope", use)
             for scope in use.scopes
             if scope and use.tensor.info.shape
             for ending in _ENDINGS[use.role]
@@ -109,11 +110,24 @@ def is_path(name: str) -> bool:
     return "." in name and not set(name) & set("/:")
 
 
-def in_file(name: str, family: str) -> str:
-    """The name in files of a parameter that has another one in memory."""
-    for pattern, new in IN_MEMORY.get(family, ()):
-        name = re.sub(pattern, new, name)
-    return name
+class _InFiles:
+    """Names as a family's files have them.
+
+    Args:
+        family: Says which names are declared.
+    """
+
+    def __init__(self, family: Family) -> None:
+        templates = (re.escape(name.replace(BASE, "")) for name in family.layouts["hf"].tensors)
+        numbered = (re.sub(r"\\\{[ie]\\\}", r"[0-9]+", template) for template in templates)
+        self._declared = re.compile(rf"(?:.*\.)?(?:{'|'.join(numbered)})")
+
+    def __call__(self, name: str) -> str:
+        """The declared name of a parameter that has another one in memory; else the name as it is."""
+        if self._declared.fullmatch(name):
+            return name
+        others = (pattern.sub(new, name) for pattern, new in IN_MEMORY)
+        return next((other for other in others if self._declared.fullmatch(other)), name)
 
 
 def declared(claims: Iterable[Claim], architecture: Architecture) -> tuple[dict[str, Slot], dict[str, list[Claim]]]:

@@ -165,7 +165,7 @@ def _recovery(
 ) -> Recovery:
     _require_layers(model, architecture, where)
     claims = claims_of(
-        (use for ways in uses.values() for use in ways), architecture.family.name, ours=CONFIG in model.metadata
+        (use for ways in uses.values() for use in ways), architecture.family, ours=CONFIG in model.metadata
     )
     recovery = recovered(claims, architecture, where)
     base = base_of(architecture, recovery.found)

@@ -151,14 +151,15 @@ def _constant(tensor: Stored, ways: Sequence[Use], read: Read) -> str | None:
         return None
     if tensor.info.nbytes > MAX_CONSTANT:
         return None
-    value = read(tensor).astype(np.float64)
-    rows = value.reshape(-1, *value.shape[-2:])
-    low, high = value.min(), value.max()
-    if ((value == low) | (value == high)).all() and (low in (0, 1) or high in (0, 1)):
-        return "a mask: two values"
-    first = rows[:, 0]
-    if np.abs(first - first.flat[0]).max() == 0 and _turns(rows):
-        return "a table of rotary positions"
+    with np.errstate(all="ignore"):  # values that are not finite compare as unequal, which is what they should
+        value = read(tensor).astype(np.float64)
+        rows = value.reshape(-1, *value.shape[-2:])
+        low, high = value.min(), value.max()
+        if ((value == low) | (value == high)).all() and (low in (0, 1) or high in (0, 1)):
+            return "a mask: two values"
+        first = rows[:, 0]
+        if np.abs(first - first.flat[0]).max() == 0 and _turns(rows):
+            return "a table of rotary positions"
     return None
 
 
@@ -170,8 +171,7 @@ def _turns(rows: npt.NDArray[np.float64]) -> bool:
     sines = not at_zero.any()
     # f(2a) = 2 cos(a) f(a) for sines, f(2a) = 2 cos(a) f(a) - f(0) for cosines: cos(a) from the first rows.
     base = rows[:, 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = rows[:, 2] / (2 * base) if sines else base / at_zero
+    cosine = rows[:, 2] / (2 * base) if sines else base / at_zero
     defect = rows[:, 2:] + rows[:, :-2] - 2 * cosine[:, None] * rows[:, 1:-1]
     return bool(np.isfinite(defect).all() and np.abs(defect).max() <= _ROUNDING * np.abs(rows).max())
 

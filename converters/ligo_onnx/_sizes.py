@@ -55,7 +55,7 @@ def config_from_graph(
     Raises:
         InputError: Shapes contradict each other, or a size or the number of heads is not to be seen.
     """
-    found = seen(claims_of((use for ways in uses.values() for use in ways), family.name), family)
+    found = seen(claims_of((use for ways in uses.values() for use in ways), family), family)
     if not found:
         raise InputError(Problem(where, f"no tensor of family {family.name} is in the graph; nothing tells its sizes"))
     sizes = _solved(family, found, Heads(model, numbers), where)
@@ -75,6 +75,9 @@ def config_from_graph(
 def _solved(family: Family, found: list[Seen], heads: Heads, where: str) -> dict[str, int]:
     """Sizes that satisfy every shape."""
     sizes = _counts(family, found, where)
+    empty = next((one.name for one in found if 0 in one.shape), None)
+    if empty is not None:
+        raise InputError(Problem(where, f"{empty} has a side of 0; no size can be read from it"))
     equations = [equation for one in found for equation in _equations(family, one)]
     known = -1
     while known != len(sizes):

@@ -14,12 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from ligo_onnx._model import Node, OnnxModel
 from ligo_onnx._stored import ONNX_DTYPES, Stored
-from ligo_spec.checkpoint import DTYPES
 
 Role = Literal["matrix", "table", "kernel", "gain", "shift", "times", "plus", "other"]
 """What a consumer takes a tensor for: the right side of a matrix product ``[in, out]``, rows to pick, a convolution,
@@ -46,6 +44,9 @@ _ROLES: Mapping[tuple[str, int], Role] = {
     **{(op, at): "times" for op in ("Mul", "Div") for at in (0, 1)},
     **{("Add", at): "plus" for at in (0, 1)},
 }
+_WIDER = {"F16": ("F32", "F64"), "BF16": ("F32", "F64"), "F32": ("F64",)}
+"""The dtypes that hold every value of another one."""
+
 _MAX_STEPS = 16
 _MAX_RANK = 8
 _NUMBERED = re.compile(r"_\d+$")
@@ -157,7 +158,7 @@ def _moved(way: Use, node: Node, at: int, numbers: Mapping[str, tuple[int, ...]]
 
 def _loses(dtype: str, to: Any) -> bool:
     wanted = ONNX_DTYPES.get(to) if isinstance(to, int) else None
-    return wanted is None or np.promote_types(DTYPES[dtype], DTYPES[wanted]) != DTYPES[wanted]
+    return wanted not in (dtype, *_WIDER.get(dtype, ()))
 
 
 def _transposed(way: Use, node: Node) -> Step | None:
