@@ -14,7 +14,7 @@ from ligo_spec.errors import InputError
 from ligo_spec.plan import DtypeName
 from tests.family_table import ROWS
 from tests.onnx_models import agree, feeds, initializers, library_outputs, run
-from tests.tiny_checkpoints import CONFIGS, arrays, config_of, same_bits, saved, tensors_of, write
+from tests.tiny_checkpoints import CONFIGS, arrays, config_of, plan_file, same_bits, saved, tensors_of, write
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("transformers")
@@ -181,3 +181,26 @@ def test_experts_that_the_library_joins_are_refused(tmp_path: Path) -> None:
     saved(tmp_path / "small", row.head, config)
     with pytest.raises(InputError, match=r"joins tensors of the file in memory .*experts"):
         ligo_spec.convert(tmp_path / "small", tmp_path / "out", "onnx")
+
+
+GROWN: dict[str, dict[str, int]] = {
+    "bert": {"hidden_size": 24, "num_attention_heads": 6, "intermediate_size": 40},
+    "gpt2": {"hidden_size": 24, "num_attention_heads": 6},
+    "llama": {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 40},
+    "qwen2": {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 40},
+    "modernbert": {"hidden_size": 24, "num_attention_heads": 6, "intermediate_size": 40},
+    "vit": {"hidden_size": 24, "num_attention_heads": 6, "intermediate_size": 40},
+}
+
+
+@pytest.mark.parametrize("family", GROWN)
+def test_a_grown_model_in_the_runtime(family: str, written: Any, tmp_path: Path) -> None:
+    """ONNX to a larger ONNX with one plan: what onnxruntime says is what Transformers says of the small one."""
+    small, middle = written(family)
+    output = {"path": "grown", "format": "onnx"}
+    plan = plan_file(tmp_path, target=GROWN[family], operator={"width": "hypercloning"}, output=output)
+    grown = ligo_spec.grow(plan, source=middle)
+    assert grown.lossless
+    for feed in feeds(config_of(small), SHAPES):
+        theirs = library_outputs(small, ROWS[family].head, feed)["logits"]
+        assert agree(run(grown.path / "model.onnx", feed)["logits"], theirs, feed) < 1e-4
