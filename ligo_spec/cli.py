@@ -180,6 +180,23 @@ def verify(
 
 
 @app.command()
+def compare(
+    plan: PlanPath,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="The winner's plan, beside PLAN; PLAN.winner.yaml where it is left out."),
+    ] = None,
+    source: SourceOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Race starts on the plan's model and data; the winner is written as a plan."""
+    with display.progress(as_json) as events:
+        found = ligo_spec.compare(plan, output, source=source, data=data or [], events=events)
+    _print(found, as_json, display.comparison)
+
+
+@app.command()
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint (directory, file or hf://owner/name).")],
     output: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],

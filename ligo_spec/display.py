@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from ligo_spec.certify import Broken
+from ligo_spec.compare import Comparison
 from ligo_spec.convert import Converted
 from ligo_spec.diff import Diff
 from ligo_spec.diff_sides import Stored
@@ -108,6 +109,28 @@ def spaces(found: Inspection) -> None:
         touched = ("\n".join(row.written_by), "\n".join(row.read_by), "\n".join(row.gains))
         table.add_row(row.name, " × ".join(row.axes), size, *touched)
     _console().print(table)
+
+
+def comparison(found: Comparison) -> None:
+    """Print a race: the ranking, what was not to be had, and the rows that candidates are seen against."""
+    console = _console()
+    columns = ("", "candidate", "rate", "start", "chosen", "reported", "±", "behind", "FLOPs")
+    table = _table(*columns, title="held-out loss, nats a predicted token")
+    best = found.ranking[0]
+    for number, row in enumerate((*found.ranking, found.scratch), start=1):
+        mark = str(number) if number <= len(found.ranking) else ""
+        behind = f"{row.reported - best.reported:+.4f}" if number > 1 else ""
+        numbers = (f"{row.start:.4f}", f"{row.chosen:.4f}", f"{row.reported:.4f}", f"{row.noise:.4f}", behind)
+        table.add_row(mark, row.name, f"{row.best[0].learning_rate:.2g}", *numbers, f"{row.flops:.3g}")
+    table.add_row("", "the small model as it is", "", "", "", f"{found.small:.4f}", "", "", "0")
+    console.print(table)
+    for name, reason in found.absent.items():
+        console.print(f"not to be had: {printable(name)} ({printable(reason)})", markup=False, highlight=False)
+    if found.close:
+        names = ", ".join(printable(name) for name in found.close)
+        console.print(f"within the noise of the winner: {names}", markup=False, highlight=False)
+    written = f"winner: {printable(best.name)}, written to {printable(found.winner)}; numbers in "
+    console.print(written + printable(found.results), markup=False, highlight=False)
 
 
 def converted(found: Converted) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ligo_spec.complaints import did_you_mean
-from ligo_spec.documents import Document
+from ligo_spec.documents import Document, Misfit
 from ligo_spec.errors import PlanError, printable
 from ligo_spec.formats import FormatName
 from ligo_spec.hub import PATTERN, on_hub, parse_reference
@@ -210,6 +210,57 @@ class Fit(Document):
     data: TextData
 
 
+class Candidate(OperatorChoice):
+    """A start that is raced: an operator, and how long it is fitted before it is trained."""
+
+    name: str | None = None
+    """What it is called in tables; its methods where it is left out."""
+    fit_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Steps of the fit, with the plan's ``fit`` for all else; 0 for a start as it is."""
+    fit_learning_rate: Annotated[float | None, Field(gt=0)] = None
+    """Of the fit, instead of the plan's."""
+
+    @property
+    def choice(self) -> OperatorChoice:
+        """The operator alone, with its preset spelled out."""
+        return OperatorChoice(preset=self.preset, width=self.width, depth=self.depth).resolved()
+
+    @property
+    def title(self) -> str:
+        """Its name, or its methods and the steps of its fit."""
+        if self.name is not None:
+            return self.name
+        parts = [self.preset] if self.preset else [part.method for part in (self.width, self.depth) if part is not None]
+        fitted = f", fitted {self.fit_steps} steps" if self.fit_steps else ""
+        return "+".join(str(part) for part in parts) + fitted
+
+
+class Compare(Document):
+    """A race of starts: each grown, trained for the same operations, ranked by the held-out loss after that."""
+
+    candidates: tuple[Candidate, ...] = ()
+    """What is raced; where it is empty, a list of starts that have won somewhere."""
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """Training steps of the large model that each may spend; those of a fit are taken off at what they cost."""
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (5e-4, 1e-3, 2e-3)
+    """Peaks that every candidate is trained at."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    """Linear warm-up; then the rate is constant, and falls in a line to a tenth over the last fifth of the steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Of matrices and tables."""
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often every training is repeated, on other batches."""
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Two candidates of one name."""
+        titles = [candidate.title for candidate in self.candidates]
+        for number, title in enumerate(titles):
+            if title in titles[:number]:
+                yield ("candidates", number), f"a second candidate is called {title!r}; give it a name"
+
+
 class OptimizerState(Document):
     """The optimizer's state of the small model, to be grown with the weights (SPEC.md 7.5)."""
 
@@ -267,6 +318,8 @@ class Plan(Document):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of everything that is drawn: maps, batches, masks."""
     fit: Fit | None = None
+    compare: Compare | None = None
+    """A race of starts, for ``ligo compare``; the other commands do not look at it."""
     optimizer: Annotated[
         OptimizerState | None,
         BeforeValidator(_short_path, json_schema_input_type=OptimizerState | PlanPath | None),

@@ -40,7 +40,7 @@ def fit(task: FitTask, log: Log) -> FitResult:
     model, learnable, batches = prepare(task)
     before = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": 0, "loss": before})
-    losses = tuple(_train(model, learnable, batches, log))
+    losses = tuple(learn(model, learnable, batches, log))
     after = heldout_loss(model, learnable, batches, fitted=True)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
@@ -147,7 +147,12 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
     return loss
 
 
-def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
+def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
+    """Train the operator's parameters; the loss of every step.
+
+    Raises:
+        NumericalError: A loss or gradient is not finite.
+    """
     options = batches.options
     optimizer = torch.optim.AdamW(
         learnable.parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
