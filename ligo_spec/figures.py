@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.unicode_minus": False,
-    "lines.linewidth": 1.4,
+    "axes.titlesize": 9,
     "savefig.transparent": True,
     **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], _INK),
 }
@@ -53,13 +53,14 @@ _MANY = 200
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A curve of a plot: its name in the legend, ``(n,)`` places and values, colour, and a style of matplotlib's."""
+    """A curve: name in the legend, ``(n,)`` places and values, colour, style (matplotlib's), width in pt."""
 
     label: str
     x: npt.NDArray[Any]
     y: npt.NDArray[Any]
     colour: str = BLUE
     style: str = "-"
+    width: float = 1.4
 
 
 def available() -> bool:
@@ -78,33 +79,42 @@ def plot(lines: Sequence[Line], x: str, y: str, *, log: bool = False) -> Markup:
     with _figure() as figure:
         axes = figure.add_axes((0.17, 0.17, 0.8, 0.77))
         for line in lines:
-            axes.plot(line.x, line.y, line.style, color=line.colour, label=line.label, markersize=5)
+            axes.plot(
+                line.x, line.y, line.style, color=line.colour, label=line.label, markersize=5, linewidth=line.width
+            )
         axes.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
+        if log:  # plain numbers, not formulas
+            axes.yaxis.set_major_formatter(importlib.import_module("matplotlib.ticker").LogFormatter())
+            axes.yaxis.set_minor_formatter(importlib.import_module("matplotlib.ticker").LogFormatter())
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         if len(lines) > 1:
             axes.legend()
         return _svg(figure)
 
 
-def heat_map(values: Matrix, limit: float, size: tuple[int, int], x: str, y: str) -> Markup:
-    """A matrix as an image, from ``-limit`` (blue) by 0 (nothing) to ``limit`` (orange).
+def heat_map(panels: Mapping[str, Matrix], limit: float, size: tuple[int, int], x: str, y: str) -> Markup:
+    """Matrices beside one another as images, from ``-limit`` (blue) by 0 (nothing) to ``limit`` (orange).
 
     Args:
-        values: One entry a pixel.
+        panels: One entry a pixel, by what stands above.
         limit: The colour scale's end.
-        size: Rows and columns that the image stands for, shown on the axes.
+        size: Rows and columns that each image stands for, shown on the axes.
         x: Name of the columns' axis.
         y: Name of the rows'.
     """
+    rows, columns = size
+    left, bottom, width, height = _AXES
+    scale = {"cmap": _diverging(), "vmin": -limit or -1, "vmax": limit or 1}
     with _figure() as figure:
-        axes = figure.add_axes(_AXES)
-        rows, columns = size
-        scale = {"cmap": _diverging(), "vmin": -limit or -1, "vmax": limit or 1}
-        image = axes.imshow(values, aspect="auto", interpolation="none", extent=(0, columns, rows, 0), **scale)
-        axes.set(xlabel=x, ylabel=y)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.get_major_locator().set_params(integer=True, nbins=6)
-        axes.spines[:].set_visible(True)
+        for number, (title, values) in enumerate(panels.items()):
+            wide = (width + 0.04) / len(panels)
+            axes = figure.add_axes((left + number * wide, bottom, wide - 0.04, height - (0.05 if title else 0)))
+            image = axes.imshow(values, aspect="auto", interpolation="none", extent=(0, columns, rows, 0), **scale)
+            axes.set(xlabel=x, title=title, ylabel=y if number == 0 else None)
+            axes.tick_params(labelleft=number == 0)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.get_major_locator().set_params(integer=True, nbins=max(2, 6 // len(panels)))
+            axes.spines[:].set_visible(True)
         figure.colorbar(image, cax=figure.add_axes(_BAR)).outline.set_linewidth(0.6)
         return _svg(figure)
 
@@ -116,7 +126,8 @@ def index_plot(select: Select) -> Markup:
     dead = np.flatnonzero(select.weights == 0)
     with _figure() as figure:
         axes = figure.add_axes(_AXES)
-        image = {"s": 4, "linewidths": 0, "rasterized": select.index.size > _MANY}
+        area = float(np.clip(4000 / max(select.index.size, 1), 3, 25))
+        image = {"s": area, "linewidths": 0, "rasterized": select.index.size > _MANY}
         if np.unique(weights).size > 1:
             limit = float(np.abs(weights).max())
             points = axes.scatter(
@@ -128,6 +139,8 @@ def index_plot(select: Select) -> Markup:
         if dead.size:
             axes.scatter(dead, np.full(dead.size, -0.04 * select.small), color=GREY, **image)
         axes.set(xlabel="large unit", ylabel="small unit it takes")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True, nbins=6)
         return _svg(figure)
 
 

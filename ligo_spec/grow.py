@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ligo_spec import figures
 from ligo_spec.advice import advice_for, facts, param_groups
 from ligo_spec.backend import Backend, load_backend
 from ligo_spec.carried import carry
@@ -360,6 +361,7 @@ def _manifest(
     left: Sequence[str],
 ) -> dict[str, Any]:
     packages = ["ligo-spec", "numpy", "safetensors", *(["torch", "transformers"] if result else [])]
+    packages += ["matplotlib"] if figures.available() else []
     return {
         "spec": "ligo/manifest/1",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

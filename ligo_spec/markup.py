@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from typing import TypeGuard
 
 from ligo_spec.errors import printable
 
 LONGEST = 400
 """Characters of one text; a name of a file may be longer, and nobody reads it."""
+
+SHORT = 24
+"""Characters of a cell that stay in one line."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Nothing runs and nothing is loaded, whatever a file has made of the page."""
@@ -56,16 +60,23 @@ def verbatim(content: str) -> Markup:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
     """A table, which scrolls by itself where the page is narrow; numbers stand to the right."""
-    top = element("tr", *(element("th", cell, scope="col") for cell in head))
+    rows = list(rows)
+    marks = ["number" if rows and _is_number(rows[0][column]) else "" for column in range(len(head))]
+    top = element("tr", *(element("th", c, scope="col", class_=m) for c, m in zip(head, marks, strict=True)))
     body = (element("tr", *(_cell(cell) for cell in row)) for row in rows)
     filled = element("table", element("thead", top), element("tbody", *body))
     return element("div", filled, class_="wide", tabindex="0")
 
 
+def _is_number(cell: object) -> TypeGuard[int | float]:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
 def _cell(cell: object) -> Markup:
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
+    if _is_number(cell):
         return element("td", f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}", class_="number")
-    return element("td", cell)
+    short = not isinstance(cell, Markup) and len(str(cell)) <= SHORT
+    return element("td", cell, class_="short" if short else "")
 
 
 def figure(drawing: Markup, *caption: object) -> Markup:

@@ -59,7 +59,7 @@ def _curves(learned: Learned) -> list[Markup]:
     result = learned.result
     x, y = means(losses, POINTS)
     ends, heldout = np.array([0, len(result.losses)]), np.array([result.heldout_before, result.heldout_after])
-    loss = [Line("training", x, y, BLUE), Line("held out", ends, heldout, ORANGE, "o--")]
+    loss = [Line("training", x, y, BLUE), Line("held out", ends, heldout, ORANGE, "o")]
     note = f" Each point is a mean of about {len(steps) / POINTS:.3g} steps." if len(steps) > POINTS else ""
     return [
         figure(figures.plot(loss, "step", "loss (nats a token)"), "Loss at each step, and held out.", note),

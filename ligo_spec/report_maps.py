@@ -12,7 +12,7 @@ from ligo_spec import figures
 from ligo_spec.explain import depth_rows, structure
 from ligo_spec.family import Family
 from ligo_spec.map_views import binned, change, ratio
-from ligo_spec.maps import Identity, Map, Matrix, Select, as_select, equal
+from ligo_spec.maps import Map, Matrix, Select, as_select, equal
 from ligo_spec.markup import Markup, element, figure, gallery, paragraph, section, table
 from ligo_spec.operator import Mix, Operator, Term
 from ligo_spec.report_fit import Learned
@@ -21,8 +21,8 @@ MOST_DRAWN = 12
 """Maps, and depth rows, that are drawn; of the others, the tables speak."""
 
 LEGEND = (
-    "Orange is positive, blue negative, nothing is 0. Rows are large units, columns small ones; where there are more "
-    "than pixels, a pixel is the mean of its block."
+    "Orange is positive, blue negative, and 0 has the colour of the page. Rows are large units, columns small ones; "
+    "where there are more than pixels, a pixel is the mean of its block."
 )
 
 
@@ -55,7 +55,8 @@ def map_section(operator: Operator, learned: Learned | None, drawn: bool) -> Mar
     galleries = [gallery(each) for each in shown] if learned else [gallery(chain(*shown))]
     left = [f"Not drawn: {', '.join(each.name for each in found[MOST_DRAWN:])}."] if found[MOST_DRAWN:] else []
     told = paragraph("Change is ‖end - start‖ / ‖start‖ in the Frobenius norm.", class_="soft") if learned else Markup()
-    legend = paragraph(LEGEND, class_="soft") if drawn else Markup()
+    images = drawn and (learned or any(as_select(map_) is None for each in found for map_ in each.end))
+    legend = paragraph(LEGEND, class_="soft") if images else Markup()
     return section("Width maps", table(head, rows), told, legend, *galleries, *map(paragraph, left if drawn else []))
 
 
@@ -70,9 +71,8 @@ def depth_section(operator: Operator, family: Family, learned: Learned | None, d
         rows = [(element("code", _names(keys)), _changed(start, end)) for keys, end, start in found]
         moved = table(["tensors", "changed by"], rows)
     shown = [
-        figure(drawing, *caption)
-        for keys, end, start in found[:MOST_DRAWN]
-        for drawing, caption in (_depth_drawings(_names(keys), end, start, learned is not None) if drawn else ())
+        figure(_depth_drawing(end, start, learned is not None), element("code", _names(keys)))
+        for keys, end, start in (found[:MOST_DRAWN] if drawn else ())
     ]
     left = len(found) - MOST_DRAWN
     more = [paragraph(f"{left} more are not drawn.")] if left > 0 and drawn else []
@@ -86,7 +86,7 @@ def _choices(operator: Operator, learned: Learned | None, number: int) -> Iterat
     groups: list[_Choices] = []
     for name, users in _users(term).items():
         end, start = term.maps[name], before.maps[name]
-        if all(isinstance(map_, Identity) for map_ in end):
+        if all(map(_changes_nothing, (*start, *end))):
             continue
         same = next((g for g in groups if _equal(g.end, end) and _equal(g.start, start)), None)
         if same is None:
@@ -96,6 +96,12 @@ def _choices(operator: Operator, learned: Learned | None, number: int) -> Iterat
             joint = _Choices(f"{same.name}, {name}", (*same.used_by, *users), same.end, same.start)
             groups[groups.index(same)] = joint
     yield from groups
+
+
+def _changes_nothing(map_: Map) -> bool:
+    """Whether the structure shows an identity."""
+    chosen = as_select(map_)
+    return chosen is not None and chosen.weight is None and np.array_equal(chosen.index, np.arange(chosen.small))
 
 
 def _users(term: Term) -> Mapping[str, tuple[str, ...]]:
@@ -143,23 +149,18 @@ def _images(name: list[object], end: Matrix, start: Matrix, size: tuple[int, int
     block = " × ".join(f"{side / pixels:.3g}" for side, pixels in zip(size, end.shape, strict=True))
     note = f" (a pixel is {block} entries)" if end.shape != size else ""
     if not learned:
-        return [figure(figures.heat_map(end, limit, *axes), *name, f"as applied{note}")]
+        return [figure(figures.heat_map({"": end}, limit, *axes), *name, f"as applied{note}")]
     moved = end - start
     return [
-        figure(figures.heat_map(start, limit, *axes), *name, f"start{note}"),
-        figure(figures.heat_map(end, limit, *axes), *name, "learned, same colours"),
-        figure(figures.heat_map(moved, _limit(moved), *axes), *name, "learned less start, colours of its own"),
+        figure(figures.heat_map({"": start}, limit, *axes), *name, f"start{note}"),
+        figure(figures.heat_map({"": end}, limit, *axes), *name, "learned, same colours"),
+        figure(figures.heat_map({"": moved}, _limit(moved), *axes), *name, "learned less start, colours of its own"),
     ]
 
 
-def _depth_drawings(name: str, end: Mix, start: Mix, learned: bool) -> Iterator[tuple[Markup, Sequence[object]]]:
-    axes = ((end.shape[0], end.shape[1]), "small layer", "large layer")
-    limit = _limit(start, end)
-    if learned:
-        yield figures.heat_map(_wide(start), limit, *axes), (element("code", name), ": start")
-        yield figures.heat_map(_wide(end), limit, *axes), (element("code", name), ": learned, same colours")
-    else:
-        yield figures.heat_map(_wide(end), limit, *axes), (element("code", name),)
+def _depth_drawing(end: Mix, start: Mix, learned: bool) -> Markup:
+    panels = {"start": _wide(start), "learned": _wide(end)} if learned else {"": _wide(end)}
+    return figures.heat_map(panels, _limit(start, end), (end.shape[0], end.shape[1]), "small layer", "large layer")
 
 
 def _mixes(operator: Operator, learned: Learned | None) -> Iterator[tuple[list[str], Mix, Mix]]:

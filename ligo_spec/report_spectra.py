@@ -40,8 +40,9 @@ def _row(spectrum: Spectrum, model: str) -> tuple[object, ...]:
 
 
 def _lines(spectra: list[Spectrum], model: str, colour: str) -> list[Line]:
-    """The first in one colour, the last in orange or dashed; a weight of zeros has no curve."""
-    styles = [(colour, "-"), (ORANGE if model == "large" else colour, "--")]
+    """Small ones grey and broad, large ones thin over them; the last one dashed. A weight of zeros has no curve."""
+    width = 1.2 if model == "large" else 3.0
+    styles = [(colour, "-", width), (ORANGE if model == "large" else colour, "--", width)]
     places = ["first", "last"] if len(spectra) > 1 else [""]
     return [
         Line(f"{place} {model}".strip(), np.arange(each.values.size) + 1, each.values, *style)

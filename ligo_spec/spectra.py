@@ -70,11 +70,11 @@ class Spectra:
         self._outputs = outputs
         self.skipped: dict[str, str] = {}
         self.found: dict[str, Spectrum] = {}
-        self._chosen = set(self._choose())
+        self._chosen = dict.fromkeys(self._choose())  # in the order of the family
         self._places = {
             name: [(part, held) for part, held in enumerate(slot.holds) if held in self._chosen]
             for name, slot in outputs.slots.items()
-            if not self._chosen.isdisjoint(slot.holds)
+            if not self._chosen.keys().isdisjoint(slot.holds)
         }
 
     def look(self, name: str, value: npt.NDArray[Any]) -> None:
@@ -87,7 +87,7 @@ class Spectra:
         """For every kind of weight that was looked at: the template, spectra of large ones, and of their sources."""
         small = self._outputs.small
         kinds: dict[str, list[TensorRecipe]] = {}
-        for name in self.found:
+        for name in (name for name in self._chosen if name in self.found):
             kinds.setdefault(self._outputs.recipes[name].template, []).append(self._outputs.recipes[name])
         for template, recipes in kinds.items():
             sources = dict.fromkeys(recipe.sources[0] for recipe in recipes if recipe.sources)

@@ -67,7 +67,7 @@ def test_the_files_of_a_growth(kind: str, tmp_path: Path) -> None:
     grown = ligo_spec.grow(plan_file(tmp_path, target=bigger(kind), operator=LIGO))
     assert grown.path == tmp_path / "grown"
     names = ["config.json", "growth_manifest.json", "growth_plan.yaml", "model.safetensors", "operator.safetensors"]
-    names.append("param_groups.json")
+    names += ["param_groups.json", "report.html"]
     assert sorted(tree(grown.path)) == names
     assert {path.name for path in tmp_path.iterdir()} == {"small", "plan.yaml", "grown"}
     inspected = ligo_spec.inspect(grown.path)

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHELVES = [ROOT / "backends", ROOT / "converters"]
 LIBRARY = [ROOT / "ligo_spec", *SHELVES]
-FRAMEWORKS = ["jax", "onnx", "tokenizers", "torch", "transformers"]
+FRAMEWORKS = ["jax", "matplotlib", "onnx", "tokenizers", "torch", "transformers"]
 
 
 # --- the library imports no framework --------------------------------------------------------------------------------
