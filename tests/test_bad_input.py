@@ -517,7 +517,7 @@ def test_an_eps_that_cannot_be_scaled(eps: Any, place: Path, capsys: pytest.Capt
 
 
 def test_an_operator_is_not_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``ligo fit``: neither the operator nor its log nor its report may be there; refused before anything is learned."""
+    """``ligo fit``: neither the operator nor its log or report may be there; refused before anything is learned."""
     (place / "plan.yaml").write_text(TEXT + "fit: {data: {path: text.txt, tokenizer: bytes}}\n", "utf-8")
     (place / "text.txt").write_text("x" * 5000)
     (place / "one").write_text("precious")
