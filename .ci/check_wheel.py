@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
-TOP_LEVEL = {"ligo_spec", "ligo_safetensors", "ligo_torch"}
+TOP_LEVEL = {"ligo_spec", "ligo_safetensors", "ligo_pytorch", "ligo_flax", "ligo_onnx", "ligo_torch"}
 FRAMEWORKS = ("torch", "jax", "onnx", "transformers", "tokenizers")
 
 # Runs in the second environment, outside the checkout.

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.formats import format_of
+from ligo_spec.hub import located
 from ligo_spec.plugins import load_plugin
 from ligo_spec.staging import Stage, StagedFile
 
@@ -214,12 +215,13 @@ def read_checkpoint(path: str | Path, *, family: Family | None = None) -> Checkp
     """Open the checkpoint at ``path``: a directory or a file of any format that is installed.
 
     Args:
-        path: Where it lies; in a directory of several formats the one that holds the least danger is taken.
+        path: Where it lies, or ``hf://owner/name@revision``. In a directory of several formats, the one that holds the
+            least danger is taken.
         family: What the model is, for formats whose files do not name their tensors; found in the config otherwise.
 
     Raises:
         InputError: Nothing is there, or it is refused.
         PlanError: The converter of its format is not installed, or what that needs is not.
     """
-    path = Path(path)
+    path = located(path)
     return load_converter(format_of(path).name).read(path, family=family)

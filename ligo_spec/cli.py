@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="A growth plan (YAML).")]
-SourceOption = Annotated[Optional[Path], typer.Option("--source", help="The small model, instead of the plan's.")]  # noqa: UP045
+SourceOption = Annotated[Optional[str], typer.Option("--source", help="The small model, instead of the plan's.")]  # noqa: UP045
 OutputOption = Annotated[Optional[Path], typer.Option("--output", help="Where to write, instead of the plan's.")]  # noqa: UP045
 DataOption = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -76,7 +76,7 @@ def explain(
 
 @app.command()
 def inspect(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint (directory or file).")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint (directory, file or hf://owner/name).")],
     family: Annotated[Optional[str], typer.Option("--family", help="A family's name or file.")] = None,  # noqa: UP045
     spaces: Annotated[bool, typer.Option("--spaces", help="Show what touches which space.")] = False,
     as_json: JsonOption = False,
@@ -108,7 +108,7 @@ def list_families(
 @families.command("check")
 def check_family(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="A family file, or a shipped family's name.")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint that it should describe.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint that it should describe.")],
     as_json: JsonOption = False,
 ) -> None:
     """Hold a family against a checkpoint, tensor by tensor; ends in a round trip."""
@@ -164,8 +164,8 @@ def grow(
 
 @app.command()
 def verify(
-    small: Annotated[Path, typer.Argument(metavar="SMALL")],
-    large: Annotated[Path, typer.Argument(metavar="LARGE")],
+    small: Annotated[str, typer.Argument(metavar="SMALL")],
+    large: Annotated[str, typer.Argument(metavar="LARGE")],
     data: DataOption = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     lossless: Annotated[bool, typer.Option("--lossless", help="Fail (exit 6) where the outputs differ.")] = False,
@@ -181,7 +181,7 @@ def verify(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint (directory or file).")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint (directory, file or hf://owner/name).")],
     output: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
     to: Annotated[FormatName, typer.Option("--to", help="The format to write.")],
     family: Annotated[Optional[str], typer.Option("--family", help="A family's name or file.")] = None,  # noqa: UP045
@@ -190,12 +190,27 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in another format: safetensors, PyTorch, ONNX or Flax."""
-    limit = ligo_spec.parse_bytes(max_shard_size)
     with display.progress(as_json) as events:
         found = ligo_spec.convert(
-            source, output, to, family=family, dtype=dtype, max_shard_size=limit, written=events.written
+            source, output, to, family=family, dtype=dtype, max_shard_size=max_shard_size, events=events
         )
     _print(found, as_json, display.converted)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint (directory, file or hf://owner/name).")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one, of the same format or not.")],
+    family: Annotated[Optional[str], typer.Option("--family", help="The family of both: a name or a file.")] = None,  # noqa: UP045
+    exact: Annotated[bool, typer.Option("--exact", help="Fail (exit 6) where anything differs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two checkpoints, tensor by tensor: same, renamed, transposed, or different by how much."""
+    found = ligo_spec.diff(a, b, family=family)
+    _print(found, as_json, display.difference)
+    problems = list(found.problems()) if exact else []
+    if problems:
+        raise ligo_spec.VerificationError(problems)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,16 @@ import numpy.typing as npt
 from ligo_spec.carried import carry
 from ligo_spec.checkpoint import FLOATS, Checkpoint, TensorInfo, load_converter, read_checkpoint
 from ligo_spec.errors import PlanError
+from ligo_spec.events import Events
 from ligo_spec.family import Family, family_names, load_family
 from ligo_spec.formats import FORMATS, FormatName, format_of, model_directory
+from ligo_spec.hub import fetch, on_hub
 from ligo_spec.inputs import sha256_of
 from ligo_spec.job import Small, family_in, identify
 from ligo_spec.layout import Model
 from ligo_spec.outputs import PLAN_DTYPES, cast
-from ligo_spec.plan import DtypeName
-from ligo_spec.staging import Stage, json_bytes, staged_directory
+from ligo_spec.plan import DtypeName, parse_bytes
+from ligo_spec.staging import Stage, check_target, json_bytes, staged_directory
 
 MANIFEST_FILE = "conversion_manifest.json"
 
@@ -74,51 +76,59 @@ def convert(
     *,
     family: str | Path | None = None,
     dtype: DtypeName = "keep",
-    max_shard_size: int = 5 * 10**9,
-    written: Callable[[int, int], None] = lambda done, total: None,
+    max_shard_size: int | str = "5GB",
+    events: Events | None = None,
 ) -> Converted:
     """Write a checkpoint in another format, or in the same one at another dtype or in other shards.
 
     Tensors stream: one at a time is in memory. Config, tokenizer and the like are copied.
 
     Args:
-        source: A directory or a file.
+        source: A directory, a file or ``hf://owner/name@revision``.
         output: The directory to make.
         to: The format to write.
         family: What the model is, where its ``config.json`` does not tell; a name or a file.
         dtype: Of the floating-point tensors; ``keep``: every tensor in its own.
-        max_shard_size: Bytes of tensors a file.
-        written: ``(bytes so far, bytes in all)`` after every tensor.
+        max_shard_size: Bytes of tensors a file, or a text as in a plan.
+        events: Is told of every tensor that is written.
 
     Raises:
         LigoError: The source is refused, the format has no place for it, or the output cannot be written; nothing is
             left then.
     """
+    limit = parse_bytes(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     named = None if family is None else load_family(family)
-    source, output = Path(source), Path(output)
+    snapshot = None
+    if on_hub(source):
+        check_target(output)  # before anything is fetched
+        snapshot = fetch(str(source))
+    source, output = Path(source) if snapshot is None else snapshot.path, Path(output)
     source_format = format_of(source).name
     checkpoint = read_checkpoint(source, family=named)
     content = _content(checkpoint, named, to)
     if dtype != "keep":
         content = _in_dtype(content, dtype)
     total = sum(info.nbytes for info in content.infos.values())
-    done = 0
+    done, shown = 0, events or Events()
 
     def value(name: str) -> npt.NDArray[Any]:
         nonlocal done
         made = cast(checkpoint.read(content.sources[name]), content.infos[name])
         done += made.nbytes
-        written(done, total)
+        shown.written(done, total)
         return made
 
     converter = load_converter(to)
     with staged_directory(output, sources=[source]) as stage:
         infos = content.infos.values()
-        files = converter.write(stage, infos, value, max_shard_size=max_shard_size, model=content.model)
+        files = converter.write(stage, infos, value, max_shard_size=limit, model=content.model)
         _write_config(stage, checkpoint, content)
-        carry(stage, model_directory(checkpoint.path), checkpoint.files)
+        fetched = None if snapshot is None else snapshot.files
+        carry(stage, model_directory(checkpoint.path), checkpoint.files, fetched=fetched)
         checkpoint.check_unchanged()  # after the last look at the source
-        stage.write_bytes(MANIFEST_FILE, [json_bytes(_manifest(checkpoint, source_format, to, content, stage))])
+        manifest = _manifest(checkpoint, source_format, to, content, stage)
+        manifest["source_revision"] = None if snapshot is None else snapshot.source
+        stage.write_bytes(MANIFEST_FILE, [json_bytes(manifest)])
     name = None if content.model is None else content.model.architecture.family.name
     left = (content.dropped, content.undeclared, tuple(files))
     return Converted(output, source_format, to, name, len(content.infos), total, *left)

@@ -15,17 +15,25 @@ from rich.table import Table
 
 from ligo_spec.certify import Broken
 from ligo_spec.convert import Converted
+from ligo_spec.diff import Diff
+from ligo_spec.diff_sides import Stored
+from ligo_spec.diff_table import folded
+from ligo_spec.difference import Difference
 from ligo_spec.errors import printable
+from ligo_spec.events import Events
 from ligo_spec.explain import Explanation
 from ligo_spec.family_check import FamilyCheck
 from ligo_spec.family_list import FamilyRow, columns
 from ligo_spec.fitting import FitResult
-from ligo_spec.grow import Events, Grown
+from ligo_spec.grow import Grown
 from ligo_spec.inspection import Inspection
 from ligo_spec.operator import Operator
 from ligo_spec.optimizer import OptimizerSummary
 from ligo_spec.verify import Verification
 
+_NUMERIC = frozenset(
+    ("small", "large", "×", "times", "learnable", "size", "shape", "max abs", "max rel", "entries", "cosine")
+)
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -141,6 +149,24 @@ def family_check(found: FamilyCheck) -> None:
         console.print(f"all {len(found.tensors)} tensors are declared and come back bit for bit")
 
 
+def difference(found: Diff) -> None:
+    """Print what differs between two checkpoints, layers that fare alike in one line."""
+    console = _console()
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
+    table = _table("tensor", "×", "verdict", "A", "B", "max abs", "max rel", "entries", "cosine")
+    for row in folded(found):
+        places = [_stored(stored, row.name) for stored in (row.a, row.b)]
+        places[1] = "=" if row.verdict == "same" and row.a == row.b else places[1]
+        table.add_row(printable(row.name), str(row.count), row.verdict, *places, *_numbers(row.worst))
+    console.print(table)
+    for item in found.config:
+        texts = ["absent" if text is None else printable(text) for text in (item.a, item.b)]
+        console.print(f"config.json {printable(item.key)}: {texts[0]} → {texts[1]}", soft_wrap=True)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in found.counts.items())
+    console.print(f"{counts or 'no tensors'}; keys of config.json that differ: {len(found.config)}")
+
+
 def fit_result(found: FitResult) -> None:
     """Print what a fit gave."""
     _console().print(
@@ -191,7 +217,7 @@ def as_data(found: Any) -> Any:
     """Plain data for JSON; operators are left out (they have a file of their own)."""
     if is_dataclass(found) and not isinstance(found, type):
         kept = {f.name: getattr(found, f.name) for f in fields(found)}
-        extra = {name: getattr(found, name) for name in ("lossless", "same") if hasattr(found, name)}
+        extra = {name: getattr(found, name) for name in ("lossless", "same", "counts") if hasattr(found, name)}
         return {k: as_data(v) for k, v in {**kept, **extra}.items() if not isinstance(v, Operator)}
     if isinstance(found, Mapping):
         return {str(key): as_data(value) for key, value in found.items()}
@@ -249,9 +275,28 @@ def _console() -> Console:
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        numeric = column in ("small", "large", "×", "times", "learnable", "size", "shape")
+        numeric = column in _NUMERIC
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return table
+
+
+def _stored(stored: Stored | None, name: str) -> str:
+    """Dtype and shape, and the name in the file where that is another."""
+    if stored is None:
+        return ""
+    text = f"{stored.dtype} {_shape(stored.shape)}"
+    return text if stored.name == name else f"{printable(stored.name)} {text}"
+
+
+def _numbers(found: Difference | None) -> tuple[str, ...]:
+    if found is None:
+        return ()
+    share = f"{found.share:.2%}" + (f", {found.nonfinite} not finite" if found.nonfinite else "")
+    largest = str(found.max_abs) if isinstance(found.max_abs, int) else f"{found.max_abs:.3g}"
+    relative, cosine = (
+        None if x is None else f"{x:{form}}" for x, form in ((found.max_rel, ".3g"), (found.cosine, ".6f"))
+    )
+    return largest, relative or "", share, cosine or ""
 
 
 def _shape(shape: tuple[int, ...]) -> str:

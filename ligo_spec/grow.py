@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +15,15 @@ import numpy.typing as npt
 from ligo_spec import figures
 from ligo_spec.advice import advice_for, facts, param_groups
 from ligo_spec.backend import Backend, load_backend
-from ligo_spec.carried import carry
+from ligo_spec.carried import RESUMED, carry
 from ligo_spec.certify import Broken
 from ligo_spec.checkpoint import load_converter
 from ligo_spec.documents import dump
 from ligo_spec.errors import PlanError, VerificationError
+from ligo_spec.events import Events
 from ligo_spec.explain import grown_config, written_config
 from ligo_spec.family import Family
-from ligo_spec.fitting import FitResult, FitTask, Log, run_fit
+from ligo_spec.fitting import FitResult, FitTask, run_fit
 from ligo_spec.inputs import sha256_of
 from ligo_spec.job import (
     Job,
@@ -39,7 +40,7 @@ from ligo_spec.layer_kinds import settled
 from ligo_spec.layout import Model
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_file import write_operator
-from ligo_spec.optimizer import OPTIMIZER_FILE, RESUMED, OptimizerSummary, optimizer_of
+from ligo_spec.optimizer import OPTIMIZER_FILE, OptimizerSummary, optimizer_of
 from ligo_spec.origins import Origin, folded, origins
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.reference_check import reference_error
@@ -55,19 +56,6 @@ MANIFEST_FILE = "growth_manifest.json"
 GROUPS_FILE = "param_groups.json"
 FIT_LOG_FILE = "fit_log.jsonl"
 REPORT_FILE = "report.html"
-
-
-@dataclass(frozen=True)
-class Events:
-    """What a caller may want to see of a run; every part may be left out.
-
-    Args:
-        fit: One record a step, and one for each held-out loss.
-        written: ``(bytes so far, bytes in all)`` after every tensor.
-    """
-
-    fit: Log = lambda record: None
-    written: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -114,7 +102,7 @@ def fit(
     output = Path(output)
     log_file, report_file = (output.with_name(output.name + ending) for ending in (".jsonl", ".html"))
     for target in (output, log_file, report_file):
-        check_target(target, sources=[job.source])
+        check_target(target, sources=job.at_hand)
     small, growth, start = _settle(job, None)
     learned = _learn(job, small, growth, start, events or Events())
     operator = learned.result.operator
@@ -148,7 +136,7 @@ def apply(
         LigoError: Something is refused or cannot be written; nothing is left then.
     """
     job = load_job(plan, source=source, output=output)
-    check_target(job.output, sources=[job.source])
+    check_target(job.output, sources=job.at_hand)
     small, growth, start = _settle(job, operator)
     return _write(job, small, growth, start, load_backend(backend), None, events or Events())
 
@@ -169,7 +157,7 @@ def grow(
             after the checkpoint was written, which stays to be looked at.
     """
     job = load_job(plan, source=source, output=output, data=data)
-    check_target(job.output, sources=[job.source])
+    check_target(job.output, sources=job.at_hand)
     small, growth, operator = _settle(job, None)
     events = events or Events()
     learned = None
@@ -202,7 +190,7 @@ def grow_optimizer(
     """
     job = load_job(plan, source=source)
     output = Path(output)
-    check_target(output, sources=[job.source])
+    check_target(output, sources=job.at_hand)
     small = open_small(job)
     growth = growth_of(job, small.architecture)
     chosen = start_of(job, growth, operator)
@@ -296,8 +284,9 @@ def _write(
         if state is not None:
             state.write(stage, OPTIMIZER_FILE)
         stage.write_bytes("config.json", [json_bytes(config)])
-        resumed = () if state is None else (RESUMED, state.check_companion)
-        left = carry(stage, small.directory, small.checkpoint.files, *resumed)
+        resumed: dict[str, Any] = {} if state is None else {"more": RESUMED, "check": state.check_companion}
+        fetched = None if job.snapshot is None else job.snapshot.files
+        left = carry(stage, small.directory, small.checkpoint.files, fetched=fetched, **resumed)
         stage.write_bytes(PLAN_FILE, [dump(job.plan).encode("utf-8")])
         write_operator(stage, OPERATOR_FILE, operator, plan_sha256=job.sha256)
         found = origins(outputs, growth, operator)
@@ -368,6 +357,7 @@ def _manifest(
         "family": growth.small.family.name,
         "sizes": {"small": dict(growth.small.sizes), "large": dict(growth.large.sizes)},
         "source": {path.name: sha256_of(path) for path in _source_files(small)},
+        "source_revision": None if job.snapshot is None else job.snapshot.source,
         "plan_sha256": job.sha256,
         "seed": job.plan.seed,
         "backend": backend.name,

@@ -24,6 +24,9 @@ from ligo_spec.errors import InputError, Problem, printable
 CHUNK = 1 << 24
 """Bytes that are read at once when a file is streamed."""
 
+MAX_PATH = 400
+"""Characters of a path that a message shows: those of the Hub's cache are long, and the file's name is at the end."""
+
 # Strings are skipped whole, so that brackets in them do not count. The closing quote is optional: an unterminated
 # string must swallow the rest, or the scan would start again at each of its quotes and take quadratic time.
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -118,7 +121,7 @@ class InputFile:
 
 def refusal(path: Path, message: str) -> InputError:
     """The refusal of a file: its name, escaped, and what is wrong with it."""
-    return InputError(Problem(printable(path), message))
+    return InputError(Problem(printable(path, MAX_PATH), message))
 
 
 def open_input(path: str | Path) -> InputFile:

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
+from ligo_spec.carried import RESUMED
 from ligo_spec.certify import Broken, certify
 from ligo_spec.checkpoint import Checkpoint, read_checkpoint
 from ligo_spec.documents import Loaded, dump, load_with_positions
 from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
 from ligo_spec.formats import model_directory
+from ligo_spec.hub import Snapshot, fetch, on_hub
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
 from ligo_spec.learning import Learn, Learnable, learnable
 from ligo_spec.methods import build_operator
@@ -28,6 +30,7 @@ from ligo_spec.operator import Growth, Operator
 from ligo_spec.operator_check import check_operator
 from ligo_spec.operator_file import load_operator
 from ligo_spec.plan import Plan, target_problems
+from ligo_spec.sharded import read_config
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ class Job:
 
     Args:
         loaded: The plan and where its keys stand.
-        source: The small model.
+        model: The small model, as the caller or the plan names it.
         output: Where the large one goes.
         train: Patterns of the text to fit on.
         heldout: Patterns of the held-out text.
     """
 
     loaded: Loaded[Plan]
-    source: Path
+    model: str | Path
     output: Path
     train: tuple[Path, ...]
     heldout: tuple[Path, ...]
@@ -57,6 +60,31 @@ class Job:
     def sha256(self) -> str:
         """Of the resolved plan's text."""
         return hashlib.sha256(dump(self.plan).encode("utf-8")).hexdigest()
+
+    @property
+    def source(self) -> Path:
+        """The small model's directory or file; one on the Hub is fetched when it is first asked for.
+
+        Raises:
+            LigoError: It cannot be fetched.
+        """
+        return Path(self.model) if self.snapshot is None else self.snapshot.path
+
+    @cached_property
+    def snapshot(self) -> Snapshot | None:
+        """What was fetched of a small model on the Hub; None for one on this machine.
+
+        Raises:
+            LigoError: It cannot be fetched.
+        """
+        state = self.plan.optimizer
+        also = () if state is None else (state.path, *RESUMED)
+        return fetch(str(self.model), also=also) if on_hub(self.model) else None
+
+    @property
+    def at_hand(self) -> tuple[Path, ...]:
+        """The small model where it is on this machine already: no output may be in its way."""
+        return () if on_hub(self.model) else (Path(self.model),)
 
     def problem(self, message: str, *place: str | int) -> Problem:
         """A problem at a key of the plan."""
@@ -133,11 +161,15 @@ def load_job(
     text = plan.fit.data if plan.fit else None
     return Job(
         loaded=loaded,
-        source=Path(source) if source is not None else base / plan.source.path,
+        model=source if source is not None else _beside(base, plan.source.path),
         output=Path(output) if output is not None else base / plan.output.path,
         train=tuple(Path(pattern) for pattern in data) or tuple(base / p for p in (text.path if text else ())),
         heldout=() if data or text is None else tuple(base / pattern for pattern in text.heldout),
     )
+
+
+def _beside(base: Path, path: str) -> str | Path:
+    return path if on_hub(path) else base / path
 
 
 def named_family(job: Job) -> Family | None:
@@ -285,21 +317,28 @@ def text_files(patterns: Sequence[Path]) -> list[Path]:
 def check(plan: str | Path, *, source: str | Path | None = None) -> None:
     """Check a plan: its form, and, where the small model is at hand, sizes and methods. Reads no weight.
 
+    Of a small model on the Hub, only ``config.json`` is fetched.
+
     Raises:
         LigoError: All problems at once.
     """
     job = load_job(plan, source=source)
     family = named_family(job)
-    if not os.path.exists(job.source):  # os.path: a name that no file can have is one that is not there
+    if not on_hub(job.model) and not os.path.exists(job.model):  # os.path: a name that no file can have is not there
         if family is not None:
             _require_sizes(job, family)
         return
-    checkpoint = read_checkpoint(job.source, family=family)
-    small = Architecture.from_hf_config(
-        family or family_in(checkpoint), checkpoint.config, str(job.source / "config.json")
-    )
-    growth = growth_of(job, small)
+    config, where = _config(job, family)
+    growth = growth_of(job, Architecture.from_hf_config(family or family_of(config, where), config, where))
     certificate(job, growth, start_of(job, growth))
+
+
+def _config(job: Job, family: Family | None) -> tuple[dict[str, Any], str]:
+    """The small model's config, and the name of its file; of one on the Hub, nothing else is fetched."""
+    if not on_hub(job.model):
+        return dict(read_checkpoint(job.model, family=family).config), f"{job.model}/config.json"
+    directory = fetch(str(job.model), weights=False).path
+    return read_config(directory, {}), f"{job.model}/config.json"
 
 
 def _require_sizes(job: Job, family: Family) -> None:

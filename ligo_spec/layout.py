@@ -148,6 +148,17 @@ class Model:
     slots: Mapping[str, Slot]
 
 
+def require_model(model: Model | None, format: str) -> Model:
+    """What the tensors are, for a format that cannot do without.
+
+    Raises:
+        InputError: It is not known.
+    """
+    if model is None:
+        raise InputError(f"{format} files need to know what the tensors are: put config.json beside them")
+    return model
+
+
 def slots_of(slot: Slot, architecture: Architecture) -> list[Slot]:
     """A tensor of a file in every layer of a model that has it and of every expert, at its sizes."""
     template, sized = slot.canonical[0], slot.sized(architecture)

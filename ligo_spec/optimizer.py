@@ -28,9 +28,6 @@ from ligo_spec.staging import Stage
 OPTIMIZER_FILE = "optimizer.pt"
 """What the grown state is called: the name that trainers look for."""
 
-RESUMED = ("scheduler.pt", "trainer_state.json")
-"""Files beside a state that say where in the training it is; carried over with it, byte for byte."""
-
 Array = npt.NDArray[Any]
 Moment = Literal["first", "second"]
 

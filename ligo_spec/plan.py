@@ -13,6 +13,7 @@ from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document
 from ligo_spec.errors import PlanError, printable
 from ligo_spec.formats import FormatName
+from ligo_spec.hub import PATTERN, on_hub, parse_reference
 from ligo_spec.learning import Learn
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod, without_options
 from ligo_spec.presets import PRESETS
@@ -34,11 +35,20 @@ def _short_list(value: Any) -> Any:
 
 def _inside(path: str) -> str:
     """A plan is shared text: its paths stay below the plan. The command line may name any path."""
+    if on_hub(path):
+        raise ValueError("only source.path may name a model on the Hub; this is a path relative to the plan")
     if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or ".." in re.split(r"[/\\]", path):
         raise ValueError(
             "a path in a plan is relative to the plan and may not climb out of its directory; "
             "name other places on the command line (--source, --output, --data)"
         )
+    return path
+
+
+def _source(path: str) -> str:
+    if not on_hub(path):
+        return _inside(path)
+    parse_reference(path)
     return path
 
 
@@ -71,13 +81,15 @@ def _family(name: str) -> str:
 
 
 # What the validators above accept, for editors. The loader does not look at it.
-_PATH_PATTERN = r"^(?!/|.:|[/\\]{2})(?!(?:.*[/\\])?\.\.(?:[/\\]|$)).+$"
+_PATH_PATTERN = r"^(?!hf://|/|.:|[/\\]{2})(?!(?:.*[/\\])?\.\.(?:[/\\]|$)).+$"
+_SOURCE_PATTERN = f"{_PATH_PATTERN}|^{PATTERN}$"
 _BYTES_PATTERN = r"^\s*(?=0*[1-9])[0-9]{1,15}\s*(?:(?:[KMGkmg][Ii]?)?[Bb])?\s*$"
 
 DtypeName = Literal["keep", "float64", "float32", "float16", "bfloat16"]
 """dtypes that a plan can ask for."""
 
 PlanPath = Annotated[str, AfterValidator(_inside), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})]
+SourcePath = Annotated[str, AfterValidator(_source), WithJsonSchema({"type": "string", "pattern": _SOURCE_PATTERN})]
 _Paths = tuple[PlanPath, ...]
 _ShortWidth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(without_options(WIDTH_METHODS))})]
 _ShortDepth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(without_options(DEPTH_METHODS))})]
@@ -87,8 +99,8 @@ _ShortBytes = Annotated[str, WithJsonSchema({"type": "string", "pattern": _BYTES
 class Source(Document):
     """The small model."""
 
-    path: PlanPath
-    """A directory or a file, relative to the plan."""
+    path: SourcePath
+    """A directory or a file, relative to the plan; or a model on the Hub, ``hf://owner/name@revision``."""
     family: Annotated[str, AfterValidator(_family)] | None = None
     """A shipped family's name, or the path of a family file; found in ``config.json`` where it is left out."""
     drop: tuple[str, ...] = ()
@@ -247,7 +259,7 @@ class Plan(Document):
 
     spec: Literal["ligo/plan/1"]
     """What this file is, and by which version of the specification."""
-    source: Annotated[Source, BeforeValidator(_short_path, json_schema_input_type=Source | PlanPath)]
+    source: Annotated[Source, BeforeValidator(_short_path, json_schema_input_type=Source | SourcePath)]
     """The small model: a path, or its parts."""
     target: dict[str, Annotated[int, Field(ge=1)]]
     """Sizes of the large model, by their names in the family; what stays the same may be left out."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.errors import InputError, LigoError, Problem, printable
 from ligo_spec.formats import NOT_WEIGHTS, Format
-from ligo_spec.inputs import Identity, beneath, has_control, open_input, read_json, refusal, require_unchanged
+from ligo_spec.inputs import MAX_PATH, Identity, beneath, has_control, open_input, read_json, refusal, require_unchanged
 from ligo_spec.staging import Stage
 
 _CONFIG_LIMIT = 1 << 24
@@ -148,7 +148,7 @@ def _indexed_shards(
     missing = [name for name in names if not os.path.exists(paths[name])]
     if missing:
         message = f"the shard is missing: {index} names it, the directory does not have it"
-        raise InputError(Problem(printable(paths[name]), message) for name in missing)
+        raise InputError(Problem(printable(paths[name], MAX_PATH), message) for name in missing)
     shards = {name: read_file(paths[name]) for name in names}
     problems = list(_disagreements(weight_map, shards, index))
     if problems:

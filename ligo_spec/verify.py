@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ligo_spec.errors import Problem
 from ligo_spec.family import Family
+from ligo_spec.hub import located
 from ligo_spec.job import open_model
 from ligo_spec.plugins import load_plugin
 
@@ -68,8 +69,8 @@ def verify(
     """Compare forward passes of two checkpoints.
 
     Args:
-        small: The small model's directory.
-        large: The large model's directory.
+        small: The small model's directory, or ``hf://owner/name@revision``.
+        large: The large model's.
         data: Text files to run on; random tokens where there are none.
         seed: Of the tokens.
         family: Of both models, where it is not a shipped one.
@@ -79,7 +80,8 @@ def verify(
         PlanError: Transformers is not installed, or has no models of this kind.
     """
     run = load_plugin("ligo_spec.verifiers", "torch")
-    for path in (small, large):
+    places = [located(model) for model in (small, large)]
+    for path in places:
         open_model(path, family)  # the strict reader first: the library follows paths out of a directory
-    found: Verification = run(Path(small), Path(large), [Path(path) for path in data], seed, family)
+    found: Verification = run(*places, [Path(path) for path in data], seed, family)
     return found

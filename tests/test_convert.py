@@ -105,7 +105,7 @@ def test_what_no_family_knows_passes_between_formats_of_named_tensors(tmp_path: 
         "core.weight": rng.standard_normal((3, 4)).astype(np.float32),
         "core.steps": np.arange(5),
         "core.mask": np.tri(3, dtype=bool),
-        "scale": np.array(2.5, dtype=np.float16),
+        "scale": np.array([2.5], dtype=np.float16),
     }
     small = write(tmp_path / "small", None, held)
     middle = ligo_spec.convert(small, tmp_path / "middle", "pytorch")

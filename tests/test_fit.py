@@ -89,7 +89,7 @@ def task_of(path: Path) -> FitTask:
 
 def parts_of(task: FitTask, dtype: Any = torch.float32) -> tuple[FunctionalModel, LearnableOperator, Batches]:
     """Model, operator and batches of a fit, computing in ``dtype``."""
-    model, learnable, batches = fitting._prepare(task)
+    model, learnable, batches = fitting.prepare(task)
     model.model.to(dtype)
     for parameter in learnable.parameters:
         parameter.data = parameter.data.to(dtype)
@@ -193,7 +193,7 @@ def test_the_fitted_operator_differs_from_its_start_in_all_that_is_used(fitted: 
 def test_the_numpy_backend_gives_the_weights_that_were_fitted(fitted: Fitted) -> None:
     """The written checkpoint holds what the learnable operator computes, up to float32 rounding."""
     task, large = task_of(fitted.plan), open_model(fitted.grown.path)
-    _, learnable, _ = fitting._prepare(replace(task, operator=fitted.result.operator))
+    _, learnable, _ = fitting.prepare(replace(task, operator=fitted.result.operator))
     weights = learnable.weights()
     names = large.binding.sources().keys()
     assert weights.keys() == names
@@ -209,7 +209,7 @@ def test_the_heldout_loss_is_that_of_the_written_checkpoint(fitted: Fitted) -> N
         fitted.grown.path, output_loading_info=True
     )
     assert not any(info.values()), info
-    functional, _, batches = fitting._prepare(task_of(fitted.plan))
+    functional, _, batches = fitting.prepare(task_of(fitted.plan))
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches.heldout():
@@ -268,7 +268,7 @@ def test_learning_two_sided_from_a_lossless_start(kind: str, tmp_path: Path) -> 
 
 def count(task: FitTask) -> int:
     """How many numbers a fit learns."""
-    _, learnable, _ = fitting._prepare(task)
+    _, learnable, _ = fitting.prepare(task)
     return sum(parameter.numel() for parameter in learnable.parameters)
 
 
@@ -288,7 +288,7 @@ def test_a_fit_with_nothing_to_learn_is_refused(tmp_path: Path) -> None:
 def test_a_tied_map_stays_one_parameter(fitted: Fitted) -> None:
     """One parameter a named array, however many spaces and roles use it; what was tied is tied afterwards."""
     task = task_of(fitted.plan)
-    _, learnable, _ = fitting._prepare(task)
+    _, learnable, _ = fitting.prepare(task)
     (term,), (after,) = task.operator.terms, fitted.result.operator.terms
     named = sum(array.size for array in arrays_by_name(task.operator).values())
     uses = [getattr(maps, role) for maps in term.spaces.values() for role in ("out", "in_", "gain")]

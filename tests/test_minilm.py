@@ -166,7 +166,8 @@ def test_through_onnx_and_out_of_onnx(wide: Pair, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     middle = ligo_spec.convert(wide.small, tmp_path / "middle", "onnx").path
     output = {"path": "grown", "format": "onnx"}
-    plan = plan_file(tmp_path, target=WIDE, operator={"width": "hypercloning"}, output=output)
+    checks = {"lossless": "require", "forward": "require"}
+    plan = plan_file(tmp_path, target=WIDE, operator={"width": "hypercloning"}, output=output, checks=checks)
     grown = ligo_spec.grow(plan, source=middle)
     assert grown.lossless
     assert grown.verification is not None

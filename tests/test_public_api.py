@@ -33,7 +33,7 @@ RENAMED = {"schema": "json_schema"}
 PARAMETERS = {"plans": "plan", "operator": "output"}
 """Parameters of commands that Python calls otherwise: ``check`` takes several plans, ``fit -o`` names its output."""
 
-ONLY_COMMAND = {"as_json", "spaces", "lossless"}
+ONLY_COMMAND = {"as_json", "spaces", "lossless", "exact"}
 """Parameters that say how a command prints or ends; a function returns all that they choose from."""
 
 ONLY_FUNCTION = {"events"}
@@ -54,8 +54,8 @@ def test_every_export_exists_and_is_documented() -> None:
 
 
 def test_the_exports_are_few() -> None:
-    """What is exported is kept for good: about forty names, no more."""
-    assert len(ligo_spec.__all__) <= 42
+    """What is exported is kept for good: about fifty names, no more."""
+    assert len(ligo_spec.__all__) <= 50
 
 
 def test_a_star_import_gives_the_exports() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ligo_spec.family import LAYER, Family, at_layer
 from ligo_spec.layer_kinds import grown_layers
-from ligo_spec.maps import arrays_of, with_arrays
+from ligo_spec.maps import Map, arrays_of, with_arrays
 from ligo_spec.operator import Mix, Operator, Term
 from ligo_torch.backend import apply_map
+from ligo_torch.contraction import Step, apply_maps, cheapest
 
 Floats = npt.NDArray[np.floating]
 
@@ -52,6 +53,7 @@ class LearnableOperator:
             for mix in term.depth.values():
                 self._add(mix, learned=id(mix) not in frozen)
         self._small = self._stacked(small)
+        self._orders: dict[tuple[int, str], tuple[Step, ...]] = {}
         self._allowed = {
             stack: torch.tensor(mask, dtype=torch.float32, device=self.device)
             for stack, mask in (allowed or {}).items()
@@ -120,17 +122,27 @@ class LearnableOperator:
         return found
 
     def _term(self, term: Term, template: str, weight: Tensor) -> Tensor:
+        """One term of a tensor; of all large layers at once, ``(layers_large, ...)``, where it is one of layers."""
         touches = self.family.tensors[template].touches
         stack = self.family.stack_of(template)
         if stack is None:
-            return self._widen(term, template, weight, None, 0)
+            for axis, dim in enumerate(touches):
+                weight = apply_map(term.map(dim.space, dim.role, None), weight, axis, self._leaf)
+            return weight
         mix = self._leaf(term.mix(template))
-        mixed = torch.tensordot(mix * self._allowed[stack] if stack in self._allowed else mix, weight, dims=1)
-        if all(len(term.maps[term.spaces[dim.space].of(dim.role)]) == 1 for dim in touches):
-            return self._widen(term, template, mixed, None, 1)  # one map for all layers: all layers at once
-        return torch.stack([self._widen(term, template, mixed[i], i, 0) for i in range(mixed.shape[0])])
-
-    def _widen(self, term: Term, template: str, weight: Tensor, layer: int | None, first_axis: int) -> Tensor:
-        for axis, dim in enumerate(self.family.tensors[template].touches):
-            weight = apply_map(term.map(dim.space, dim.role, layer), weight, axis + first_axis, self._leaf)
+        mix = mix * self._allowed[stack] if stack in self._allowed else mix
+        maps = [term.maps[term.spaces[dim.space].of(dim.role)] for dim in touches]
+        for step in self._order(term, template, weight.shape[1:], mix, maps):
+            weight = torch.tensordot(mix, weight, dims=1) if step == "mix" else self._widened(maps, step, weight)
         return weight
+
+    def _widened(self, maps: Sequence[Sequence[Map]], axis: int, weight: Tensor) -> Tensor:
+        return apply_maps(maps[axis], weight, axis + 1, self._leaf)
+
+    def _order(
+        self, term: Term, template: str, shape: Sequence[int], mix: Tensor, maps: Sequence[Sequence[Map]]
+    ) -> tuple[Step, ...]:
+        key = (id(term), template)
+        if key not in self._orders:
+            self._orders[key] = cheapest(shape, (mix.shape[0], mix.shape[1]), maps)
+        return self._orders[key]

@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ligo_spec.checkpoint import FLOATS, dtype_name
+from ligo_pytorch import Skeleton, StateFile, StoredTensor, saved
+from ligo_spec.checkpoint import DTYPES, FLOATS
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.inputs import open_input, refusal
 from ligo_spec.layout import pack, unpack
 from ligo_spec.optimizer import Moment, OptimizerSummary, OptimizerTask, anew, grown_moment, rule_of, share_of_new
 from ligo_spec.staging import Stage
 from ligo_torch.parameters import Parameters, Unit, parameters_of
-from ligo_torch.state_file import DTYPES, Skeleton, StateFile, saved
 
 Array = npt.NDArray[Any]
 
@@ -135,19 +134,19 @@ class TorchOptimizer:
     # --- what is read -------------------------------------------------------------------------------------------------
 
     def _number(self, value: Any) -> float:
-        return float(self._file.read(value)) if isinstance(value, torch.Tensor) else float(value)
+        return float(self._file.read(value)) if isinstance(value, StoredTensor) else float(value)
 
     def _check_shapes(self, numbers: Sequence[int], names: Sequence[str]) -> None:
         """Every moment has the shape of its parameter, so the order that was taken for granted is the right one."""
         for number, name in zip(numbers, names, strict=True):
             for key, value in self._states.get(name, {}).items():
                 place = f"state {number} ({name})"
-                if key in MOMENTS and isinstance(value, torch.Tensor):
-                    shape, wanted = tuple(value.shape), self._small.shapes[name]
-                    if shape != wanted:
-                        message = f"{place}: {key} has shape {shape}, the parameter has {wanted}; {_REMEDY}"
+                if key in MOMENTS and isinstance(value, StoredTensor):
+                    wanted = self._small.shapes[name]
+                    if value.shape != wanted:
+                        message = f"{place}: {key} has shape {value.shape}, the parameter has {wanted}; {_REMEDY}"
                         raise refusal(self.task.path, message)
-                    if value.dtype not in DTYPES or dtype_name(DTYPES[value.dtype]) not in FLOATS:
+                    if value.dtype not in FLOATS:
                         raise refusal(self.task.path, f"{place}: {key} holds {value.dtype}, no moment does")
                 elif key == "step" and (isinstance(value, int | float) or _is_number(value)):
                     continue
@@ -205,7 +204,7 @@ class TorchOptimizer:
         return {"state": state, "param_groups": groups}
 
     def _option(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, StoredTensor):
             return value
         return self._skeleton.tensor(value.shape, DTYPES[value.dtype], lambda: self._file.read(value))
 
@@ -231,11 +230,11 @@ class TorchOptimizer:
         return made
 
     def _grown_step(self, value: Any, *, fresh: bool) -> Any:
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, StoredTensor):
             return type(value)(0) if fresh else value
         kind = DTYPES[value.dtype]
         return self._skeleton.tensor(
-            value.shape, kind, lambda: np.zeros(tuple(value.shape), kind) if fresh else self._file.read(value)
+            value.shape, kind, lambda: np.zeros(value.shape, kind) if fresh else self._file.read(value)
         )
 
     def _made(self, key: str, name: str) -> Array:
@@ -266,7 +265,7 @@ _REMEDY = (
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.numel() == 1 and value.ndim <= 1
+    return isinstance(value, StoredTensor) and value.shape in ((), (1,))
 
 
 def _checked(path: Path, value: Any) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:

@@ -22,7 +22,7 @@ from ligo_onnx._stream import EMBEDDED_LIMIT, Initializer, embedded, placed, val
 from ligo_spec.checkpoint import DTYPES, TensorInfo, dtype_name
 from ligo_spec.errors import InputError
 from ligo_spec.formats import FORMATS
-from ligo_spec.layout import Model
+from ligo_spec.layout import Model, require_model
 from ligo_spec.sharded import fill, sorted_by_name
 from ligo_spec.staging import Stage
 
@@ -37,7 +37,7 @@ def write(
     /,
     *,
     max_shard_size: int,
-    model: Model,
+    model: Model | None,
 ) -> list[str]:
     """Write ``model.onnx``, a model that runs; the names of the files.
 
@@ -57,6 +57,7 @@ def write(
         InputError: Transformers has no such class, cannot export it, or it needs a tensor that is not there.
         OutputError: The files do not fit, or cannot be written.
     """
+    model = require_model(model, "onnx")
     infos = {info.name: info for info in sorted_by_name(tensors)}
     total = sum(info.nbytes for info in infos.values())
     stage.require_space(total)
