@@ -45,8 +45,9 @@ _STYLE = {
 }
 
 _SIZE = (4.0, 2.9)
-_AXES = (0.14, 0.17, 0.68, 0.77)
-_BAR = (0.85, 0.17, 0.03, 0.77)
+_AXES = (0.14, 0.17, 0.64, 0.77)
+_BAR = (0.81, 0.17, 0.03, 0.77)
+_GAP = 0.07
 _MANY = 200
 """Points of an index plot from which it is an image, not a shape each."""
 
@@ -107,8 +108,8 @@ def heat_map(panels: Mapping[str, Matrix], limit: float, size: tuple[int, int], 
     scale = {"cmap": _diverging(), "vmin": -limit or -1, "vmax": limit or 1}
     with _figure() as figure:
         for number, (title, values) in enumerate(panels.items()):
-            wide = (width + 0.04) / len(panels)
-            axes = figure.add_axes((left + number * wide, bottom, wide - 0.04, height - (0.05 if title else 0)))
+            wide = (width + _GAP) / len(panels)
+            axes = figure.add_axes((left + number * wide, bottom, wide - _GAP, height - (0.05 if title else 0)))
             image = axes.imshow(values, aspect="auto", interpolation="none", extent=(0, columns, rows, 0), **scale)
             axes.set(xlabel=x, title=title, ylabel=y if number == 0 else None)
             axes.tick_params(labelleft=number == 0)

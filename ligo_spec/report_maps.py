@@ -17,7 +17,7 @@ from ligo_spec.markup import Markup, element, figure, gallery, paragraph, sectio
 from ligo_spec.operator import Mix, Operator, Term
 from ligo_spec.report_fit import Learned
 
-MOST_DRAWN = 12
+MOST_MAPS, MOST_MIXES = 12, 9
 """Maps, and depth rows, that are drawn; of the others, the tables speak."""
 
 LEGEND = (
@@ -51,9 +51,9 @@ def map_section(operator: Operator, learned: Learned | None, drawn: bool) -> Mar
          ", ".join(each.used_by), *([_span(each.changes)] if learned else []))
         for each in found
     ]  # fmt: skip
-    shown = [_drawings(each, learned is not None) for each in found[:MOST_DRAWN]] if drawn else []
+    shown = [_drawings(each, learned is not None) for each in found[:MOST_MAPS]] if drawn else []
     galleries = [gallery(each) for each in shown] if learned else [gallery(chain(*shown))]
-    left = [f"Not drawn: {', '.join(each.name for each in found[MOST_DRAWN:])}."] if found[MOST_DRAWN:] else []
+    left = [f"Not drawn: {', '.join(each.name for each in found[MOST_MAPS:])}."] if found[MOST_MAPS:] else []
     told = paragraph("Change is ‖end - start‖ / ‖start‖ in the Frobenius norm.", class_="soft") if learned else Markup()
     images = drawn and (learned or any(as_select(map_) is None for each in found for map_ in each.end))
     legend = paragraph(LEGEND, class_="soft") if images else Markup()
@@ -72,9 +72,9 @@ def depth_section(operator: Operator, family: Family, learned: Learned | None, d
         moved = table(["tensors", "changed by"], rows)
     shown = [
         figure(_depth_drawing(end, start, learned is not None), element("code", _names(keys)))
-        for keys, end, start in (found[:MOST_DRAWN] if drawn else ())
+        for keys, end, start in (found[:MOST_MIXES] if drawn else ())
     ]
-    left = len(found) - MOST_DRAWN
+    left = len(found) - MOST_MIXES
     more = [paragraph(f"{left} more are not drawn.")] if left > 0 and drawn else []
     return section("Depth", *told, moved, gallery(shown), *more)
 
