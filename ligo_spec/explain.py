@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ligo_spec.certify import Broken
+from ligo_spec.checkpoint import TensorInfo
 from ligo_spec.documents import dump
 from ligo_spec.errors import InputError, Problem, printable
 from ligo_spec.family import LAYER, Family
@@ -101,22 +102,20 @@ def explain(plan: str | Path, *, source: str | Path | None = None, operator: str
 def describe(job: Job, small: Small, growth: Growth, operator: Operator, broken: list[Broken]) -> Explanation:
     """The explanation of a growth whose parts are settled."""
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
-    before = small.checkpoint.tensors
-    kept = [before[key] for key in (*small.binding.slots, *small.binding.copied)]
     learned = learned_operator(job, growth, operator)
     shown = learned.operator if job.plan.fit else operator
-    old, new = small.checkpoint.config, written_config(job, growth, operator)
+    new = written_config(job, growth, operator)
     state = optimizer_of(job, small, growth, operator, new, NumpyBackend())
     return Explanation(
         plan=dump(job.plan),
         family=growth.small.family.name,
         sizes={name: (size, growth.large.sizes[name]) for name, size in growth.small.sizes.items()},
-        config={key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)},
-        tensors=tuple(_changes(outputs, growth, operator)),
+        config=config_changes(small, new),
+        tensors=tuple(tensor_changes(outputs, growth, operator)),
         maps=tuple(_map_summaries(shown.main, small, learned.frozen)),
-        depth=tuple(_depth_rows(operator, growth.small.family)),
-        parameters=(sum(prod(i.shape) for i in kept), sum(prod(i.shape) for i in outputs.infos.values())),
-        bytes=(sum(i.nbytes for i in kept), sum(i.nbytes for i in outputs.infos.values())),
+        depth=tuple(depth_rows(operator, growth.small.family)),
+        parameters=parameter_counts(outputs),
+        bytes=byte_counts(outputs),
         learned=learned.count,
         broken=tuple(broken),
         alike=tuple(alike(growth, operator, small.binding.templates())),
@@ -165,6 +164,26 @@ def written_config(job: Job, growth: Growth, operator: Operator) -> dict[str, An
     return config
 
 
+def config_changes(small: Small, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys of ``config.json`` that differ between the small model and ``config``: both values, None for none."""
+    old = small.checkpoint.config
+    return {key: (old.get(key), config.get(key)) for key in {**old, **config} if old.get(key) != config.get(key)}
+
+
+def parameter_counts(outputs: Outputs) -> tuple[int, int]:
+    """Entries of all tensors that are kept of the small file, and of the large one."""
+    return sum(prod(info.shape) for info in _kept(outputs.small)), sum(prod(i.shape) for i in outputs.infos.values())
+
+
+def byte_counts(outputs: Outputs) -> tuple[int, int]:
+    """Bytes of the same."""
+    return sum(info.nbytes for info in _kept(outputs.small)), sum(info.nbytes for info in outputs.infos.values())
+
+
+def _kept(small: Small) -> list[TensorInfo]:
+    return [small.checkpoint.tensors[key] for key in (*small.binding.slots, *small.binding.copied)]
+
+
 def structure(map_: Map) -> str:
     """A map in a few words: ``[I; dense]``, ``select``, ``dense ⊗ I``."""
     match map_:
@@ -182,7 +201,8 @@ def structure(map_: Map) -> str:
             return f"{structure(outer)} ⊗ {structure(inner)}"
 
 
-def _changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[TensorChange]:
+def tensor_changes(outputs: Outputs, growth: Growth, operator: Operator) -> list[TensorChange]:
+    """What each kind of tensor becomes, in the family's order."""
     small = outputs.small
     held = [pair for slot in small.binding.slots.values() for pair in zip(slot.canonical, slot.names, strict=True)]
     shapes = {template: small.shape(name) for template, name in dict(held).items()}
@@ -230,7 +250,7 @@ def _map_summaries(term: Term, small: Small, frozen: Collection[int]) -> list[Ma
     return summaries
 
 
-def _depth_rows(operator: Operator, family: Family) -> list[str]:
+def depth_rows(operator: Operator, family: Family) -> list[str]:
     """One line a stack whose layers each come from one: ``0-3, 3 (silent), 4-7``, as ``ranges`` would have it."""
     rows = []
     for stack in family.stacks:

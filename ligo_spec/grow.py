@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ligo_spec import figures
 from ligo_spec.advice import advice_for, facts, param_groups
 from ligo_spec.backend import Backend, load_backend
 from ligo_spec.carried import RESUMED, carry
@@ -44,6 +44,9 @@ from ligo_spec.optimizer import OPTIMIZER_FILE, OptimizerSummary, optimizer_of
 from ligo_spec.origins import Origin, folded, origins
 from ligo_spec.outputs import Outputs, plan_outputs
 from ligo_spec.reference_check import reference_error
+from ligo_spec.report import Story, report
+from ligo_spec.report_fit import Learned
+from ligo_spec.spectra import Spectra
 from ligo_spec.staging import Stage, check_target, json_bytes, staged_directory, staged_file
 from ligo_spec.verify import Verification, verify
 
@@ -52,6 +55,7 @@ OPERATOR_FILE = "operator.safetensors"
 MANIFEST_FILE = "growth_manifest.json"
 GROUPS_FILE = "param_groups.json"
 FIT_LOG_FILE = "fit_log.jsonl"
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def fit(
     data: Sequence[str | Path] = (),
     events: Events | None = None,
 ) -> FitResult:
-    """Learn the operator of a plan and write it to ``output`` (with its log beside it as ``OUTPUT.jsonl``).
+    """Learn the operator of a plan and write it to ``output``; beside it its log and a report, ``.jsonl``, ``.html``.
 
     Raises:
         LigoError: The plan, the checkpoint or the text is refused, the loss stopped being a number, or the output
@@ -96,16 +100,25 @@ def fit(
     """
     job = load_job(plan, source=source, data=data)
     output = Path(output)
-    log_file = output.with_name(output.name + ".jsonl")
-    for target in (output, log_file):
+    log_file, report_file = (output.with_name(output.name + ending) for ending in (".jsonl", ".html"))
+    for target in (output, log_file, report_file):
         check_target(target, sources=job.at_hand)
     small, growth, start = _settle(job, None)
-    result, records = _learn(job, small, growth, start, events or Events())
+    learned = _learn(job, small, growth, start, events or Events())
+    operator = learned.result.operator
     with staged_file(output, sources=[job.source]) as stage:
-        write_operator(stage, output.name, result.operator, plan_sha256=job.sha256)
+        write_operator(stage, output.name, operator, plan_sha256=job.sha256)
+        files = dict(stage.files)
     with staged_file(log_file) as stage:
-        stage.write_bytes(log_file.name, [records])
-    return result
+        stage.write_bytes(log_file.name, [learned.log])
+        files |= stage.files
+    outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
+    broken = certificate(job, growth, operator, small.binding.templates())
+    config = written_config(job, growth, operator)
+    with staged_file(report_file) as stage:
+        page = report(Story(job, growth, outputs, operator, config, broken, learned, files=files))
+        stage.write_bytes(report_file.name, [page])
+    return learned.result
 
 
 def apply(
@@ -125,7 +138,7 @@ def apply(
     job = load_job(plan, source=source, output=output)
     check_target(job.output, sources=job.at_hand)
     small, growth, start = _settle(job, operator)
-    return _write(job, small, growth, start, load_backend(backend), None, b"", events or Events())
+    return _write(job, small, growth, start, load_backend(backend), None, events or Events())
 
 
 def grow(
@@ -147,11 +160,11 @@ def grow(
     check_target(job.output, sources=job.at_hand)
     small, growth, operator = _settle(job, None)
     events = events or Events()
-    result, records = None, b""
+    learned = None
     if job.plan.fit is not None:
-        result, records = _learn(job, small, growth, operator, events)
-        operator = result.operator
-    grown = _write(job, small, growth, operator, load_backend(backend), result, records, events)
+        learned = _learn(job, small, growth, operator, events)
+        operator = learned.result.operator
+    grown = _write(job, small, growth, operator, load_backend(backend), learned, events)
     return replace(grown, verification=_verified(job, growth.small.family, grown))
 
 
@@ -242,15 +255,15 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator, *, learns: bo
     )
 
 
-def _learn(job: Job, small: Small, growth: Growth, start: Operator, events: Events) -> tuple[FitResult, bytes]:
-    lines: list[str] = []
+def _learn(job: Job, small: Small, growth: Growth, start: Operator, events: Events) -> Learned:
+    records: list[Mapping[str, Any]] = []
 
     def log(record: Mapping[str, Any]) -> None:
-        lines.append(json.dumps(record, sort_keys=True))
+        records.append(record)
         events.fit(record)
 
-    result = run_fit(_task(job, small, growth, start), log)
-    return result, ("\n".join(lines) + "\n").encode("utf-8")
+    task = _task(job, small, growth, start)
+    return Learned(run_fit(task, log), task.operator, records)
 
 
 def _write(
@@ -259,8 +272,7 @@ def _write(
     growth: Growth,
     operator: Operator,
     backend: Backend[Any],
-    result: FitResult | None,
-    records: bytes,
+    learned: Learned | None,
     events: Events,
 ) -> Grown:
     outputs = plan_outputs(small, growth, operator, job.plan.output.dtype)
@@ -268,10 +280,11 @@ def _write(
     broken = certificate(job, growth, operator, small.binding.templates())
     state = optimizer_of(job, small, growth, operator, config, backend)
     error = reference_error(outputs, operator, backend) if job.plan.checks.reference else None
+    result, spectra = learned.result if learned else None, Spectra(outputs)
     with staged_directory(job.output, sources=[job.source]) as stage:
         more = 0 if state is None else state.summary.bytes
         large = replace(settled(growth, operator).large, config=MappingProxyType(config))
-        _write_weights(stage, job, outputs, Model(large, outputs.slots), backend, events, more)
+        _write_weights(stage, job, outputs, Model(large, outputs.slots), backend, events, more, spectra)
         if state is not None:
             state.write(stage, OPTIMIZER_FILE)
         stage.write_bytes("config.json", [json_bytes(config)])
@@ -285,22 +298,35 @@ def _write(
         held = facts(found, lossless=not broken, grows=grows, state=state is not None)
         groups = {"spec": "ligo/param-groups/1", "advice": advice_for(held), "groups": param_groups(found, held)}
         stage.write_bytes(GROUPS_FILE, [json_bytes(groups)])
-        if records:
-            stage.write_bytes(FIT_LOG_FILE, [records])
+        if learned:
+            stage.write_bytes(FIT_LOG_FILE, [learned.log])
+        rows = folded(found, outputs.slots)
+        summary = None if state is None else state.summary
+        story = Story(
+            job, growth, outputs, operator, config, broken, learned, rows, spectra, summary, dict(stage.files)
+        )
+        stage.write_bytes(REPORT_FILE, [report(story)])
         manifest = _manifest(job, small, growth, broken, result, backend, left)
-        manifest["parameters"] = [_origin_entry(origin) for origin in folded(found, outputs.slots)]
+        manifest["parameters"] = [_origin_entry(origin) for origin in rows]
         manifest["advice"] = groups["advice"]
-        manifest["optimizer"] = None if state is None else _optimizer_entry(state.summary)
+        manifest["optimizer"] = None if summary is None else _optimizer_entry(summary)
         small.checkpoint.check_unchanged()  # after the last look at the source
         manifest["files"] = {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(stage.files.items())}
         stage.write_bytes(MANIFEST_FILE, [json_bytes(manifest)])
-    return Grown(job.output, tuple(broken), result, None, error, None if state is None else state.summary)
+    return Grown(job.output, tuple(broken), result, None, error, summary)
 
 
 def _write_weights(
-    stage: Stage, job: Job, outputs: Outputs, model: Model, backend: Backend[Any], events: Events, more: int
+    stage: Stage,
+    job: Job,
+    outputs: Outputs,
+    model: Model,
+    backend: Backend[Any],
+    events: Events,
+    more: int,
+    spectra: Spectra,
 ) -> None:
-    """Write the weights; ``more`` bytes will follow, and must fit too."""
+    """Write the weights; ``more`` bytes will follow, and must fit too. ``spectra`` looks at each."""
     total = sum(info.nbytes for info in outputs.infos.values())
     stage.require_space(total + more)
     done = 0
@@ -308,6 +334,7 @@ def _write_weights(
     def value(name: str) -> npt.NDArray[Any]:
         nonlocal done
         made = outputs.value(name, backend)
+        spectra.look(name, made)
         done += made.nbytes
         events.written(done, total)
         return made
@@ -327,6 +354,7 @@ def _manifest(
     left: Sequence[str],
 ) -> dict[str, Any]:
     packages = ["ligo-spec", "numpy", "safetensors", *(["torch", "transformers"] if result else [])]
+    packages += ["matplotlib"] if figures.available() else []
     return {
         "spec": "ligo/manifest/1",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,11 @@ def minilm() -> Path:
     model = Path(spec.origin).parent / "model"
     assert (model / "model.safetensors").is_file(), model
     return model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_alone() -> Iterator[None]:
+    """Reports without figures: to draw those of a tiny model takes longer than to grow it. `test_report.py` draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ligo_spec.figures.available", lambda: False)
+        yield

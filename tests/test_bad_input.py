@@ -517,12 +517,13 @@ def test_an_eps_that_cannot_be_scaled(eps: Any, place: Path, capsys: pytest.Capt
 
 
 def test_an_operator_is_not_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``ligo fit``: neither the operator nor its log may be there; refused before anything is learned."""
+    """``ligo fit``: neither the operator nor its log or report may be there; refused before anything is learned."""
     (place / "plan.yaml").write_text(TEXT + "fit: {data: {path: text.txt, tokenizer: bytes}}\n", "utf-8")
     (place / "text.txt").write_text("x" * 5000)
     (place / "one").write_text("precious")
     (place / "two.jsonl").write_text("precious")
-    for name, there in (("one", "one"), ("two", "two.jsonl")):
+    (place / "three.html").write_text("precious")
+    for name, there in (("one", "one"), ("two", "two.jsonl"), ("three", "three.html")):
         wanted = f".*/{there}: already exists. Remove it, or choose another output"
         expect(refused(place, capsys, "fit", "plan.yaml", "-o", name), 4, wanted)
     expect(

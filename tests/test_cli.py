@@ -169,7 +169,7 @@ def test_grow(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An operator and its log, nothing else; the operator applies."""
+    """An operator, its log and a report, nothing else; the operator applies."""
     library()
     handmade(place / "small", "gpt2", vocab_size=256)
     (place / "text.txt").write_text("to be or not to be, that is the question. " * 60)
@@ -179,7 +179,7 @@ def test_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(place)
     out = done(capsys, "fit", "plan.yaml", "-o", "op")
     assert re.match(r"held-out loss [0-9.]+ → [0-9.]+ nats a token in 2 steps, [0-9,]+ numbers learned\n", out)
-    assert tree(place).keys() - before.keys() == {"op", "op.jsonl"}
+    assert tree(place).keys() - before.keys() == {"op", "op.html", "op.jsonl"}
     records = [json.loads(line) for line in (place / "op.jsonl").read_text().splitlines()]
     assert sum(record.get("event") == "step" for record in records) == 2
     shown = json.loads(done(capsys, "fit", "plan.yaml", "-o", "again", "--json"))

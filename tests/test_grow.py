@@ -67,7 +67,7 @@ def test_the_files_of_a_growth(kind: str, tmp_path: Path) -> None:
     grown = ligo_spec.grow(plan_file(tmp_path, target=bigger(kind), operator=LIGO))
     assert grown.path == tmp_path / "grown"
     names = ["config.json", "growth_manifest.json", "growth_plan.yaml", "model.safetensors", "operator.safetensors"]
-    names.append("param_groups.json")
+    names += ["param_groups.json", "report.html"]
     assert sorted(tree(grown.path)) == names
     assert {path.name for path in tmp_path.iterdir()} == {"small", "plan.yaml", "grown"}
     inspected = ligo_spec.inspect(grown.path)
@@ -142,7 +142,7 @@ def test_what_is_carried_and_what_is_left(tmp_path: Path) -> None:
     (small / "tokenizer_files").mkdir()
     grown = ligo_spec.apply(plan_file(tmp_path))
     own = {"config.json", "growth_manifest.json", "growth_plan.yaml", "model.safetensors", "operator.safetensors"}
-    own.add("param_groups.json")
+    own |= {"param_groups.json", "report.html"}
     found = tree(grown.path)
     assert found.keys() == {*carried, *own}
     assert {name: found[name] for name in carried} == {name: tree(small)[name] for name in carried}
@@ -158,7 +158,7 @@ def test_a_grown_model_grows_again(tmp_path: Path) -> None:
         output="more",
     )  # fmt: skip
     more = ligo_spec.apply(plan)
-    left = ["growth_manifest.json", "growth_plan.yaml", "operator.safetensors", "param_groups.json"]
+    left = ["growth_manifest.json", "growth_plan.yaml", "operator.safetensors", "param_groups.json", "report.html"]
     assert manifest_of(more.path)["files_left_behind"] == left
     assert ligo_spec.inspect(more.path).sizes["num_hidden_layers"] == 4
 
