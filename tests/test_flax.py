@@ -163,6 +163,19 @@ def test_undeclared_tensors_keep_name_and_orientation(dtype: str, shape: tuple[i
         assert same_bits(values(Path(folder) / "model"), tensors)
 
 
+def test_bytes_are_packed_as_flax_packs_them(tmp_path: Path) -> None:
+    """Keys in order on every level, though paths have another one; scalars, whose items have a size of their own."""
+    tensors: dict[str, Array] = {"a.b": np.zeros(2), "a-b.c": np.ones(300), "z": np.zeros((0, 70_000))}
+    tensors["point"] = np.ones((), np.float32)
+    assert sorted(tensors) == ["a-b.c", "a.b", "point", "z"]
+    write(tmp_path / "large", CONFIGS["bert"], tensors)
+    wanted = packed(
+        {"a": {"b": tensors["a.b"]}, "a-b": {"c": tensors["a-b.c"]}, "point": tensors["point"], "z": tensors["z"]}
+    )
+    assert b"\xd8\x01" in wanted
+    assert (tmp_path / "large/flax_model.msgpack").read_bytes() == wanted
+
+
 @pytest.mark.parametrize("limit", [4, 64, 100, 576])
 def test_large_arrays_are_cut_as_flax_cuts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     tensors = arrays(CONFIGS["bert"])
