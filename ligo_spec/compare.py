@@ -6,23 +6,23 @@ which predicts nothing or the reverse (Karp et al., "Landscape-Aware Growing", a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ligo_spec.documents import dump
 from ligo_spec.errors import PlanError
 from ligo_spec.events import Events
-from ligo_spec.fitting import FitTask
+from ligo_spec.fitting import FitTask, Log
 from ligo_spec.grow import fit_task
 from ligo_spec.job import Job, growth_of, load_job, open_small
-from ligo_spec.plan import Candidate, Compare, Plan
+from ligo_spec.plan import Candidate, Compare, Fit, Plan
 from ligo_spec.plugins import load_plugin
 from ligo_spec.staging import check_target, json_bytes, staged_file
 
-SMALL, RANDOM = "the small model as it is", "a large model from scratch"
+SMALL, SCRATCH = "the small model as it is", "a large model from scratch"
 """Names of the two rows that candidates are seen against."""
 
 
@@ -137,6 +137,18 @@ class Comparison:
     results: Path
 
 
+class Racer(Protocol):
+    """What a module in the entry-point group ``ligo_spec.racers`` has."""
+
+    def race(self, task: RaceTask, log: Log, /) -> Outcome:
+        """Fit a candidate if it has a fit, then train it at every rate and seed."""
+        ...
+
+    def small_loss(self, task: RaceTask, /) -> float:
+        """Held-out loss of the small model on the draw that nothing is chosen by."""
+        ...
+
+
 def compare(
     plan: str | Path,
     output: str | Path | None = None,
@@ -172,7 +184,7 @@ def compare(
         check_target(file, sources=[job.source])
     entries = dict(_entries(job, options))
     log = (events or Events()).fit
-    race: Callable[[RaceTask, Any], Outcome] = load_plugin("ligo_spec.racers", job.plan.fit.backend)
+    racer: Racer = load_plugin("ligo_spec.racers", job.plan.fit.backend)
     outcomes, absent = [], {}
     for name, candidate in entries.items():
         try:
@@ -180,13 +192,13 @@ def compare(
         except PlanError as error:
             absent[name] = str(error)
             continue
-        outcomes.append(race(task, log))
+        outcomes.append(racer.race(task, log))
     if not outcomes:
         raise PlanError([job.problem(f"{name} is not to be had: {why}", "compare") for name, why in absent.items()])
     first = next(name for name in entries if name not in absent)
     base = _task(job, first, entries[first], options)
-    scratch = race(replace(base, name=RANDOM, fit_steps=0, grown=False), log)
-    small = load_plugin("ligo_spec.racers", f"{job.plan.fit.backend}-small")(base)
+    scratch = racer.race(replace(base, name=SCRATCH, fit_steps=0, grown=False), log)
+    small = racer.small_loss(base)
     ranking = tuple(sorted(outcomes, key=lambda outcome: outcome.chosen))
     found = Comparison(ranking, absent, small, scratch, _close(ranking), target, results)
     with staged_file(results) as stage:
@@ -229,11 +241,7 @@ def _task(job: Job, name: str, candidate: Candidate, options: Compare) -> RaceTa
     Raises:
         PlanError: A method has no rule for this growth.
     """
-    fit = job.plan.fit
-    assert fit is not None
-    rate = fit.learning_rate if candidate.fit_learning_rate is None else candidate.fit_learning_rate
-    fitted = fit.model_copy(update={"steps": max(candidate.fit_steps, 1), "learning_rate": rate})
-    changed = job.plan.model_copy(update={"operator": candidate.choice, "fit": fitted})
+    changed = job.plan.model_copy(update={"operator": candidate.choice, "fit": _fit(job, candidate)})
     task = fit_task(replace(job, loaded=replace(job.loaded, document=changed)), learns=candidate.fit_steps > 0)
     return RaceTask(name, task, options, candidate.fit_steps, job.plan.seed)
 
@@ -248,14 +256,16 @@ def _close(ranking: Sequence[Outcome]) -> tuple[str, ...]:
 
 def _winner(job: Job, candidate: Candidate) -> Plan:
     """The plan with the winner's operator, and its fit if it has one."""
+    fit = _fit(job, candidate) if candidate.fit_steps else None
+    return job.plan.model_copy(update={"operator": candidate.choice, "fit": fit, "compare": None})
+
+
+def _fit(job: Job, candidate: Candidate) -> Fit:
+    """The plan's fit as a candidate has it; of one without a fit, for its data and objective."""
     fit = job.plan.fit
-    if fit is not None and candidate.fit_steps:
-        rate = fit.learning_rate if candidate.fit_learning_rate is None else candidate.fit_learning_rate
-        fit = fit.model_copy(update={"steps": candidate.fit_steps, "learning_rate": rate})
-    else:
-        fit = None
-    update: dict[str, Any] = {"operator": candidate.choice, "fit": fit, "compare": None}
-    return job.plan.model_copy(update=update)
+    assert fit is not None, "checked before"
+    rate = fit.learning_rate if candidate.fit_learning_rate is None else candidate.fit_learning_rate
+    return fit.model_copy(update={"steps": max(candidate.fit_steps, 1), "learning_rate": rate})
 
 
 def _data(found: Comparison) -> dict[str, Any]:

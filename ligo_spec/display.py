@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from ligo_spec.certify import Broken
-from ligo_spec.compare import Comparison
+from ligo_spec.compare import SMALL, Comparison
 from ligo_spec.convert import Converted
 from ligo_spec.diff import Diff
 from ligo_spec.diff_sides import Stored
@@ -122,7 +122,7 @@ def comparison(found: Comparison) -> None:
         behind = f"{row.reported - best.reported:+.4f}" if number > 1 else ""
         numbers = (f"{row.start:.4f}", f"{row.chosen:.4f}", f"{row.reported:.4f}", f"{row.noise:.4f}", behind)
         table.add_row(mark, row.name, f"{row.best[0].learning_rate:.2g}", *numbers, f"{row.flops:.3g}")
-    table.add_row("", "the small model as it is", "", "", "", f"{found.small:.4f}", "", "", "0")
+    table.add_row("", SMALL, "", "", "", f"{found.small:.4f}", "", "", "0")
     console.print(table)
     for name, reason in found.absent.items():
         console.print(f"not to be had: {printable(name)} ({printable(reason)})", markup=False, highlight=False)
@@ -261,8 +261,9 @@ def _events(bars: Progress) -> Events:
 
     def fit(record: Mapping[str, Any]) -> None:
         if record.get("event") == "step":
-            note = f"loss {record['loss']:.4f}"
-            bars.update(task("fit", record["steps"]), completed=record["step"], note=note)
+            note, steps = f"loss {record['loss']:.4f}", record["steps"]
+            name = printable(record.get("candidate", "fit"), 60)  # of a race, a bar a candidate
+            bars.update(task(name, steps), completed=record["step"], total=steps, note=note)
 
     def written(done: int, total: int) -> None:
         bars.update(task("write", total), completed=done, note=f"{_bytes(done)} of {_bytes(total)}")
