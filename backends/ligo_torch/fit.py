@@ -7,7 +7,7 @@ micro-batches and then pulled back through the operator by one vjp.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -136,14 +136,20 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
     """
     parameters = model.parameters(learnable.weights())
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    loss = accumulated(model, leaves, micro_batches)
+    used = [name for name, leaf in leaves.items() if leaf.grad is not None and parameters[name].requires_grad]
+    torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
+    return loss
+
+
+def accumulated(model: FunctionalModel, weights: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> float:
+    """The loss over micro-batches, each weighted by the tokens that it predicts; adds its gradients to the weights'."""
     counts = [model.predicted(batch) for batch in micro_batches]
     loss = 0.0
     for batch, count in zip(micro_batches, counts, strict=True):
-        part = model.loss(leaves, batch) * (count / sum(counts))
+        part = model.loss(weights, batch) * (count / sum(counts))
         part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
-    used = [name for name, leaf in leaves.items() if leaf.grad is not None and parameters[name].requires_grad]
-    torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
     return loss
 
 

@@ -15,7 +15,7 @@ from ligo_spec.errors import InputError, NumericalError
 from ligo_spec.fitting import FitTask, Log
 from ligo_spec.flops import FORWARD_AND_BACKWARD, OPERATIONS, training_flops
 from ligo_spec.plan import Compare
-from ligo_torch.fit import Batches, learn, mean_loss, prepare
+from ligo_torch.fit import Batches, accumulated, learn, mean_loss, prepare
 from ligo_torch.huggingface import Batch, FunctionalModel, functional_model
 from ligo_torch.learnable import LearnableOperator
 
@@ -152,13 +152,7 @@ def _trained(
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step, steps, options.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
-        parts = batches.train(step)
-        counts = [model.predicted(part) for part in parts]
-        loss = 0.0
-        for part, count in zip(parts, counts, strict=True):
-            share = model.loss(weights, part) * (count / sum(counts))
-            share.backward()  # type: ignore[no-untyped-call]
-            loss += float(share.detach())
+        loss = accumulated(model, weights, batches.train(step))
         norm = float(torch.nn.utils.clip_grad_norm_(list(weights.values()), options.clip_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return
