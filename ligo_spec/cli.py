@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, Optional
 import typer
 
 import ligo_spec
-from ligo_spec import display
+from ligo_spec import display, display_compare
 from ligo_spec.errors import LigoError, Problem, printable
 from ligo_spec.family_list import markdown as family_markdown
 from ligo_spec.formats import FormatName
@@ -160,6 +160,23 @@ def grow(
     with display.progress(as_json) as events:
         found = ligo_spec.grow(plan, source=source, output=output, data=data or [], backend=backend, events=events)
     _print(found, as_json, display.grown)
+
+
+@app.command()
+def compare(
+    plan: PlanPath,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="A directory to make: all that was measured, the winner's plan, a plot."),
+    ] = None,
+    source: SourceOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train several starts for the same FLOPs and rank them: which way to grow suits this model and data."""
+    with display.progress(as_json) as events:
+        found = ligo_spec.compare(plan, output, source=source, data=data or [], events=events)
+    _print(found, as_json, display_compare.comparison)
 
 
 @app.command()

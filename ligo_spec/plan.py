@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ligo_spec.complaints import did_you_mean
-from ligo_spec.documents import Document
+from ligo_spec.documents import Document, Misfit
 from ligo_spec.errors import PlanError, printable
 from ligo_spec.formats import FormatName
 from ligo_spec.hub import PATTERN, on_hub, parse_reference
@@ -210,6 +210,77 @@ class Fit(Document):
     data: TextData
 
 
+class CandidateFit(Document):
+    """How a candidate's operator is learned before it is trained on; what is left out is as in a plan's ``fit``."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """Optimizer steps; what they cost is taken off the candidate's budget."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    warmup_steps: Annotated[int, Field(ge=0, le=10)] = 5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    learn: Learn = Learn()
+
+
+class Candidate(OperatorChoice):
+    """A start to be compared: width and depth, or a preset, and whether it is fitted first."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+    """What tables call it; made from its methods where it is left out."""
+    fit: CandidateFit | None = None
+    """The fit that comes before the training; null for none."""
+
+
+class StepBudget(Document):
+    """So many steps of training."""
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class TokenBudget(Document):
+    """So many tokens of training: as many whole steps as they make."""
+
+    tokens: Annotated[int, Field(ge=1, le=10**15)]
+
+
+class Compare(Document):
+    """Which start suits this model and data: each is trained for as many FLOPs, and ranked by the loss after them."""
+
+    backend: Literal["torch"] = "torch"
+    candidates: tuple[Candidate, ...] = ()
+    """The starts; where there are none, the plan's own and those of SPEC.md 6.5."""
+    budget: StepBudget | TokenBudget = StepBudget(steps=100)
+    """What every candidate may spend: ``steps`` or ``tokens`` of training, fits included at their cost in FLOPs."""
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3)
+    """Peak rates of AdamW; every candidate is tried at all of them."""
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 10
+    """Linear warm-up after growth; constant from then on."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the steps, the last ones, in which the rate falls linearly, so that losses can be compared."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Of matrices; vectors have none."""
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Repetitions, from the plan's seed on: other draws of maps and other batches."""
+    halving: bool = False
+    """After a third of the budget, the worse half of the candidates drops out."""
+    heldout_batches: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """Held-out batches to choose by, and as many others to report."""
+    objective: Literal["auto", "causal_lm", "masked_lm"] | None = None
+    """As in ``fit``; where it and the keys below are left out, those of the plan's ``fit``, or else its defaults."""
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] | None = None
+    micro_batches: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    data: TextData | None = None
+
+    def budget_steps(self, data: TextData) -> int:
+        """How many whole steps of training the budget is worth."""
+        if isinstance(self.budget, StepBudget):
+            return self.budget.steps
+        return self.budget.tokens // (data.batch_size * data.seq_len)
+
+
 class OptimizerState(Document):
     """The optimizer's state of the small model, to be grown with the weights (SPEC.md 7.5)."""
 
@@ -272,9 +343,23 @@ class Plan(Document):
         BeforeValidator(_short_path, json_schema_input_type=OptimizerState | PlanPath | None),
     ] = None
     """The optimizer's state to grow too: its path, or its parts."""
+    compare: Compare | None = None
+    """What ``ligo compare`` does; other commands do not look at it."""
     output: Annotated[Output, BeforeValidator(_short_path, json_schema_input_type=Output | PlanPath)]
     """The large model: a path, or its parts."""
     checks: Checks = Checks()
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Names and rates of a comparison that stand twice."""
+        if self.compare is None:
+            return
+        for key, values in (
+            ("candidates", [candidate.name for candidate in self.compare.candidates]),
+            ("learning_rates", list(self.compare.learning_rates)),
+        ):
+            for number, value in enumerate(values):
+                if value is not None and value in values[:number]:
+                    yield ("compare", key, number), f"{printable(repr(value))} is there twice"
 
     def resolved(self) -> Plan:
         """The plan with every short form and preset spelled out: what is stored beside a result."""
