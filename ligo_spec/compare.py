@@ -188,7 +188,7 @@ class Contest:
             tuple(compared(row, winner) for row in rows),
             tuple(compared(row, winner) for row in references),
             dict(self.missing),
-            tuple(self._notes(rows)),
+            tuple(self._notes(rows, references)),
             steps,
             steps * self.step_flops,
             data.batch_size * data.seq_len,
@@ -198,11 +198,16 @@ class Contest:
             self.job.sha256,
         )
 
-    def _notes(self, rows: Sequence[Row]) -> list[str]:
+    def _notes(self, rows: Sequence[Row], references: Sequence[Row]) -> list[str]:
         first, *others = [row for row in rows if row.status == "ranked"]
         notes = []
         if others and (close := too_close(first, others[0])):
             notes.append(close)
+        notes += [
+            f"{row.name} ends lower than the winner: at this budget growth does not pay"
+            for row in references
+            if row.reported is not None and first.reported is not None and row.reported < first.reported
+        ]
         if len(self.seeds) == 1:
             notes.append("one seed: how much trainings differ by chance is in no number; compare.seeds: 3 tells")
         if len(self.options.learning_rates) > 2 and first.learning_rate in (
@@ -235,9 +240,13 @@ class Contest:
         )
 
     def _halved(self, starts: list[Start], racer: Racer) -> tuple[list[Start], list[Row]]:
-        """The better half after a third of the budget, and the rows of the others."""
+        """The better half after a third of the budget, and the rows of the others.
+
+        One whose fit alone costs a third has not been trained by then, so nothing is known of it, and it stays.
+        """
         rows = ranked(self._race_all(starts, racer, HALVED_AT, "dropped"))
-        kept = {row.name for row in rows[: (len(rows) + 1) // 2]}
+        known = [row for row in rows if row.steps or row.status == "diverged"]
+        kept = {row.name for row in rows if row not in known[(len(known) + 1) // 2 :]}
         return [start for start in starts if start.name in kept], [row for row in rows if row.name not in kept]
 
     def _race_all(self, starts: Sequence[Start], racer: Racer, share: float, status: Any) -> list[Row]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ligo_spec.errors import printable
 from ligo_spec.ranking import Row
 
 _STYLE = {
@@ -71,20 +72,30 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
             continue
         each = (row.flops - row.fit_flops) / row.steps
         steps, losses = smoothed(row.best[0].curve)
-        axes.plot(row.fit_flops + each * steps, losses, label=row.name, color=f"C{number % 10}", lw=1.1)
+        axes.plot(row.fit_flops + each * steps, losses, label=_label(row), color=_colour(row, number), lw=1.1)
     axes.set(xlabel="FLOPs, fit counted", ylabel="training loss (nats a token)")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
 
 
 def _ranks(axes: Any, rows: Sequence[Row]) -> None:
-    """Loss after growth (open) and after the budget (filled), one line a row, best on top."""
+    """Loss after growth (open) and after the budget (filled; a cross: after a third), a line a row, best on top."""
     for number, row in enumerate(rows):
-        colour = f"C{number % 10}"
+        colour, mark = _colour(row, number), "x" if row.status == "dropped" else "o"
         axes.plot([row.start], [number], "o", mfc="none", color=colour, ms=5)
-        axes.errorbar([row.reported], [number], xerr=[row.error or 0.0], fmt="o", color=colour, ms=5)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.errorbar([row.reported], [number], xerr=[row.error or 0.0], fmt=mark, color=colour, ms=5)
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="held-out loss: after growth (open), after the budget (filled)")
+    dropped = ", after a third of it (cross)" if any(row.status == "dropped" for row in rows) else ""
+    axes.set(xlabel=f"held-out loss: after growth (open), after the budget (filled){dropped}")
+
+
+def _label(row: Row) -> str:
+    return " " + printable(row.name)  # names that begin with an underscore are in no legend
+
+
+def _colour(row: Row, number: int) -> str:
+    return "0.4" if row.status == "reference" else f"C{number % 10}"
 
 
 def smoothed(curve: Sequence[float]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -56,8 +56,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     place = str(row.rank) if row.rank is not None else {"reference": ""}.get(row.status, row.status)
     fit = f"{row.fit['steps']} steps" if row.fit else ""
     rate = "" if row.learning_rate is None else f"{row.learning_rate:g}"
-    difference = "" if row.difference is None else f"{row.difference:+.4f}"
-    if row.spread is not None and row.difference:
+    difference = "" if row.difference is None or row.rank == 1 else f"{row.difference:+.4f}"
+    if row.spread is not None and row.rank != 1:
         difference += f" ± {row.spread:.4f}"
     reported = _loss(row.reported) + ("" if row.error is None else f" ± {row.error:.4f}")
     spent = f"{row.flops:.3g}" if row.flops else ""

@@ -231,16 +231,24 @@ class Candidate(OperatorChoice):
     """The fit that comes before the training; null for none."""
 
 
-class StepBudget(Document):
-    """So many steps of training."""
+class Budget(Document):
+    """What every candidate may spend, in ``steps`` or in ``tokens`` of training."""
 
-    steps: Annotated[int, Field(ge=1, le=10_000_000)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [name], "properties": {name: {"type": "integer"}}} for name in ("steps", "tokens")]
+        }
+    )
 
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    """As many whole steps as they make."""
 
-class TokenBudget(Document):
-    """So many tokens of training: as many whole steps as they make."""
-
-    tokens: Annotated[int, Field(ge=1, le=10**15)]
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("a budget is steps or tokens; give one of them")
+        return self
 
 
 class Compare(Document):
@@ -249,8 +257,8 @@ class Compare(Document):
     backend: Literal["torch"] = "torch"
     candidates: tuple[Candidate, ...] = ()
     """The starts; where there are none, the plan's own and those of SPEC.md 6.5."""
-    budget: StepBudget | TokenBudget = StepBudget(steps=100)
-    """What every candidate may spend: ``steps`` or ``tokens`` of training, fits included at their cost in FLOPs."""
+    budget: Budget = Budget(steps=100)
+    """Fits come off it, at their cost in FLOPs."""
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3)
     """Peak rates of AdamW; every candidate is tried at all of them."""
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 10
@@ -276,9 +284,9 @@ class Compare(Document):
 
     def budget_steps(self, data: TextData) -> int:
         """How many whole steps of training the budget is worth."""
-        if isinstance(self.budget, StepBudget):
+        if self.budget.steps is not None:
             return self.budget.steps
-        return self.budget.tokens // (data.batch_size * data.seq_len)
+        return (self.budget.tokens or 0) // (data.batch_size * data.seq_len)
 
 
 class OptimizerState(Document):
@@ -353,13 +361,14 @@ class Plan(Document):
         """Names and rates of a comparison that stand twice."""
         if self.compare is None:
             return
-        for key, values in (
-            ("candidates", [candidate.name for candidate in self.compare.candidates]),
-            ("learning_rates", list(self.compare.learning_rates)),
-        ):
-            for number, value in enumerate(values):
-                if value is not None and value in values[:number]:
-                    yield ("compare", key, number), f"{printable(repr(value))} is there twice"
+        names = [candidate.name for candidate in self.compare.candidates]
+        for number, name in enumerate(names):
+            if name is not None and name in names[:number]:
+                yield ("compare", "candidates", number, "name"), f"{printable(repr(name))} is there twice"
+        rates = self.compare.learning_rates
+        for number, rate in enumerate(rates):
+            if rate in rates[:number]:
+                yield ("compare", "learning_rates", number), f"{rate:g} is there twice"
 
     def resolved(self) -> Plan:
         """The plan with every short form and preset spelled out: what is stored beside a result."""
