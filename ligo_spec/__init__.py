@@ -4,7 +4,8 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.backend import Backend, load_backend
 from ligo_spec.certify import Broken, certify
 from ligo_spec.checkpoint import Checkpoint, TensorInfo, read_checkpoint
-from ligo_spec.compare import Comparison, compare
+from ligo_spec.compare import compare
+from ligo_spec.contest import Comparison
 from ligo_spec.convert import Converted, convert
 from ligo_spec.diff import Diff, diff
 from ligo_spec.errors import InputError, LigoError, NumericalError, OutputError, PlanError, VerificationError

@@ -115,6 +115,7 @@ def fit_options(plan: Plan, fit: CandidateFit | None) -> Fit:
     given = {name: getattr(plan.compare, name) for name in SHARED}
     theirs = {name: getattr(plan.fit, name) for name in SHARED} if plan.fit else {}
     shared = {name: theirs.get(name) if value is None else value for name, value in given.items()}
+    shared["heldout_batches"] = plan.fit.heldout_batches if plan.fit else None
     own = {name: getattr(fit, name) for name in CandidateFit.model_fields} if fit else {}
     chosen: dict[str, Any] = {name: value for name, value in shared.items() if value is not None}
     return Fit(data=data, **chosen, **own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ligo_spec.compare import Comparison
+from ligo_spec.contest import Comparison
 from ligo_spec.display import console_for, table_of
 from ligo_spec.errors import printable
 from ligo_spec.ranking import Row

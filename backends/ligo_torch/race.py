@@ -54,10 +54,9 @@ class TorchRacer:
         model, learnable, fits = _prepared(entrant, self._tokens)
         self._tokens = fits.tokens  # the text is read once
         step = step_flops(model, entrant, fits)
-        budget, fit_flops = self.options.budget_steps(fits.options.data) * step, 0.0
-        if entrant.fitted:
-            fit_flops = entrant.task.options.steps * (step + operator_flops(learnable))
-        steps = int((budget - fit_flops) // step)
+        fit_flops = entrant.task.options.steps * (step + operator_flops(learnable)) if entrant.fitted else 0.0
+        worth = self.options.budget_steps(fits.options.data)
+        steps = int(worth - fit_flops / step)
         if steps < 1:
             return Raced(step, fit_flops, 0, None, ())
         if entrant.fitted:
@@ -67,7 +66,7 @@ class TorchRacer:
                 return Raced(step, fit_flops, steps, None, (), str(error))
         course = Course(model, Heldout(fits, self.options, self.seed), self._batches(fits), self.options, steps)
         start = course.measure(course.start(learnable, entrant))["report"]
-        stop = steps if share == 1 else max(0, int((share * budget - fit_flops) // step))
+        stop = steps if share == 1 else max(0, int(share * worth - fit_flops / step))
         trials = tuple(course.trial(course.start(learnable, entrant), rate, stop, log) for rate in rates)
         return Raced(step, fit_flops, steps, start.mean if start else None, trials)
 
