@@ -4,7 +4,8 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.backend import Backend, load_backend
 from ligo_spec.certify import Broken, certify
 from ligo_spec.checkpoint import Checkpoint, TensorInfo, read_checkpoint
-from ligo_spec.compare import Comparison, compare
+from ligo_spec.compare import compare
+from ligo_spec.contest import Comparison
 from ligo_spec.convert import Converted, convert
 from ligo_spec.diff import Diff, diff
 from ligo_spec.errors import InputError, LigoError, NumericalError, OutputError, PlanError, VerificationError
@@ -29,8 +30,8 @@ __all__ = [  # noqa: RUF022 (grouped by what a reader looks for)
     "check", "explain", "inspect", "fit", "apply", "grow", "verify", "diff", "json_schema",
     "check_family", "list_families", "grow_optimizer", "convert", "compare",
     # what they return
-    "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events", "FamilyCheck", "Converted",
-    "Comparison", "Diff",
+    "Explanation", "Inspection", "FitResult", "Grown", "Verification", "Events", "FamilyCheck", "Converted", "Diff",
+    "Comparison",
     # the documents
     "Family", "load_family", "Plan", "Operator", "load_operator", "save_operator",
     # the parts

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, Optional
 import typer
 
 import ligo_spec
-from ligo_spec import display
+from ligo_spec import display, display_compare
 from ligo_spec.errors import LigoError, Problem, printable
 from ligo_spec.family_list import markdown as family_markdown
 from ligo_spec.formats import FormatName
@@ -163,6 +163,23 @@ def grow(
 
 
 @app.command()
+def compare(
+    plan: PlanPath,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="A directory to make: all that was measured, the winner's plan, a plot."),
+    ] = None,
+    source: SourceOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train several starts for the same FLOPs and rank them: which way to grow suits this model and data."""
+    with display.progress(as_json) as events:
+        found = ligo_spec.compare(plan, output, source=source, data=data or [], events=events)
+    _print(found, as_json, display_compare.comparison)
+
+
+@app.command()
 def verify(
     small: Annotated[str, typer.Argument(metavar="SMALL")],
     large: Annotated[str, typer.Argument(metavar="LARGE")],
@@ -177,23 +194,6 @@ def verify(
     problems = list(found.problems(lossless=lossless))
     if problems:
         raise ligo_spec.VerificationError(problems)
-
-
-@app.command()
-def compare(
-    plan: PlanPath,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("-o", "--output", help="The winner's plan, beside PLAN; PLAN.winner.yaml where it is left out."),
-    ] = None,
-    source: SourceOption = None,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Race starts on the plan's model and data; the winner is written as a plan."""
-    with display.progress(as_json) as events:
-        found = ligo_spec.compare(plan, output, source=source, data=data or [], events=events)
-    _print(found, as_json, display.comparison)
 
 
 @app.command()

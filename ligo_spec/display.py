@@ -14,7 +14,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from ligo_spec.certify import Broken
-from ligo_spec.compare import SMALL, Comparison
 from ligo_spec.convert import Converted
 from ligo_spec.diff import Diff
 from ligo_spec.diff_sides import Stored
@@ -33,21 +32,24 @@ from ligo_spec.optimizer import OptimizerSummary
 from ligo_spec.verify import Verification
 
 _NUMERIC = frozenset(
-    ("small", "large", "×", "times", "learnable", "size", "shape", "max abs", "max rel", "entries", "cosine")
+    (
+        *("small", "large", "×", "times", "learnable", "size", "shape", "max abs", "max rel", "entries", "cosine"),
+        *("rank", "learning rate", "after growth", "chosen", "reported", "steps", "FLOPs", "difference"),
+    )
 )
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def explanation(found: Explanation) -> None:
     """Print a dry run."""
-    console = _console()
+    console = console_for()
     console.print(found.plan.rstrip(), markup=False, highlight=False)
-    sizes = _table("size", "small", "large", title=f"family {found.family}")
+    sizes = table_of("size", "small", "large", title=f"family {found.family}")
     for name, (small, large) in found.sizes.items():
         sizes.add_row(name, str(small), str(large) if small != large else "=")
     console.print(sizes)
     if found.maps:
-        maps = _table("map", "shape", "times", "structure", "learnable", "used by", title="operator")
+        maps = table_of("map", "shape", "times", "structure", "learnable", "used by", title="operator")
         for item in found.maps:
             shape = "×".join(map(str, item.shape))
             row = (shape, str(item.count), item.structure, f"{item.parameters:,}", ", ".join(item.used_by))
@@ -55,7 +57,7 @@ def explanation(found: Explanation) -> None:
         console.print(maps)
     for sources in found.depth:
         console.print(f"layers come from: {sources}", highlight=False)
-    tensors = _table("tensor", "small", "large", "×", "how", title="tensors")
+    tensors = table_of("tensor", "small", "large", "×", "how", title="tensors")
     for change in found.tensors:
         tensors.add_row(change.name, _shape(change.small), _shape(change.large), str(change.count), change.how)
     console.print(tensors)
@@ -85,7 +87,7 @@ def explanation(found: Explanation) -> None:
 
 def inspection(found: Inspection) -> None:
     """Print what a checkpoint is."""
-    console = _console()
+    console = console_for()
     console.print(
         f"{printable(found.path)}: family {found.family}, {found.parameters:,} parameters, {_bytes(found.bytes)}, "
         f"{', '.join(found.dtypes)}" + (", tied" if found.ties else ""),
@@ -93,7 +95,7 @@ def inspection(found: Inspection) -> None:
         highlight=False,
     )
     console.print(", ".join(f"{name} {size}" for name, size in found.sizes.items()), highlight=False)
-    table = _table("tensor", "in the file", "shape", "×", "dtype")
+    table = table_of("tensor", "in the file", "shape", "×", "dtype")
     for row in found.tensors:
         table.add_row(row.name, row.file_name, _shape(row.shape), str(row.count), row.dtype)
     console.print(table)
@@ -103,39 +105,17 @@ def inspection(found: Inspection) -> None:
 
 def spaces(found: Inspection) -> None:
     """Print what touches which space."""
-    table = _table("space", "axes", "size", "written by", "read by", "gains")
+    table = table_of("space", "axes", "size", "written by", "read by", "gains")
     for row in found.spaces:
         size = "as in the file" if row.size is None else str(row.size)
         touched = ("\n".join(row.written_by), "\n".join(row.read_by), "\n".join(row.gains))
         table.add_row(row.name, " × ".join(row.axes), size, *touched)
-    _console().print(table)
-
-
-def comparison(found: Comparison) -> None:
-    """Print a race: the ranking, what was not to be had, and the rows that candidates are seen against."""
-    console = _console()
-    columns = ("", "candidate", "rate", "start", "chosen", "reported", "±", "behind", "FLOPs")
-    table = _table(*columns, title="held-out loss, nats a predicted token")
-    best = found.ranking[0]
-    for number, row in enumerate((*found.ranking, found.scratch), start=1):
-        mark = str(number) if number <= len(found.ranking) else ""
-        behind = f"{row.reported - best.reported:+.4f}" if number > 1 else ""
-        numbers = (f"{row.start:.4f}", f"{row.chosen:.4f}", f"{row.reported:.4f}", f"{row.noise:.4f}", behind)
-        table.add_row(mark, row.name, f"{row.best[0].learning_rate:.2g}", *numbers, f"{row.flops:.3g}")
-    table.add_row("", SMALL, "", "", "", f"{found.small:.4f}", "", "", "0")
-    console.print(table)
-    for name, reason in found.absent.items():
-        console.print(f"not to be had: {printable(name)} ({printable(reason)})", markup=False, highlight=False)
-    if found.close:
-        names = ", ".join(printable(name) for name in found.close)
-        console.print(f"within the noise of the winner: {names}", markup=False, highlight=False)
-    written = f"winner: {printable(best.name)}, written to {printable(found.winner)}; numbers in "
-    console.print(written + printable(found.results), markup=False, highlight=False)
+    console_for().print(table)
 
 
 def converted(found: Converted) -> None:
     """Print what was written."""
-    console = _console()
+    console = console_for()
     names = ", ".join(found.files[:3]) + (f" and {len(found.files) - 3} more" if len(found.files) > 3 else "")
     console.print(
         f"{printable(found.path)}: {found.source_format} → {found.format}, {found.tensors:,} tensors, "
@@ -152,17 +132,17 @@ def converted(found: Converted) -> None:
 def families(found: tuple[FamilyRow, ...]) -> None:
     """Print what is shipped."""
     shown = columns(found)
-    table = _table("family", "can grow", *shown, title="lossless in: (×k: by whole factors only)")
+    table = table_of("family", "can grow", *shown, title="lossless in: (×k: by whole factors only)")
     for number, row in enumerate(found):
         table.add_row(row.name, ", ".join(row.grows), *(column[number] for column in shown.values()))
-    _console().print(table)
+    console_for().print(table)
 
 
 def family_check(found: FamilyCheck) -> None:
     """Print what a family says of a checkpoint, tensor by tensor."""
-    console = _console()
+    console = console_for()
     console.print(f"family {found.family}: " + ", ".join(f"{name} {size}" for name, size in found.sizes.items()))
-    table = _table("in the file", "shape", "is", "verdict")
+    table = table_of("in the file", "shape", "is", "verdict")
     for item in found.tensors:
         table.add_row(printable(item.name), _shape(item.shape), ", ".join(item.holds), item.verdict)
     console.print(table)
@@ -174,10 +154,10 @@ def family_check(found: FamilyCheck) -> None:
 
 def difference(found: Diff) -> None:
     """Print what differs between two checkpoints, layers that fare alike in one line."""
-    console = _console()
+    console = console_for()
     for note in found.notes:
         console.print(note, soft_wrap=True)
-    table = _table("tensor", "×", "verdict", "A", "B", "max abs", "max rel", "entries", "cosine")
+    table = table_of("tensor", "×", "verdict", "A", "B", "max abs", "max rel", "entries", "cosine")
     for row in folded(found):
         places = [_stored(stored, row.name) for stored in (row.a, row.b)]
         places[1] = "=" if row.verdict == "same" and row.a == row.b else places[1]
@@ -192,7 +172,7 @@ def difference(found: Diff) -> None:
 
 def fit_result(found: FitResult) -> None:
     """Print what a fit gave."""
-    _console().print(
+    console_for().print(
         f"held-out loss {found.heldout_before:.4f} → {found.heldout_after:.4f} nats a token in {len(found.losses)} "
         f"steps, {found.parameters:,} numbers learned",
         highlight=False,
@@ -201,7 +181,7 @@ def fit_result(found: FitResult) -> None:
 
 def grown(found: Grown) -> None:
     """Print what a growth gave."""
-    console = _console()
+    console = console_for()
     if found.fit is not None:
         fit_result(found.fit)
     _certificate(console, found.broken)
@@ -219,7 +199,7 @@ def verification(found: Verification) -> None:
     loss = ""
     if found.loss_small is not None and found.loss_large is not None:
         loss = f"; loss {found.loss_small:.4f} → {found.loss_large:.4f}"
-    _console().print(
+    console_for().print(
         f"forward: {found.compared} differ by at most {found.difference:.3g} (of {found.scale:.3g}), "
         f"argmax agrees at {found.agreement:.1%}{loss}; "
         f"{len(found.missing)} tensors missing, {len(found.unexpected)} unexpected",
@@ -268,7 +248,11 @@ def _events(bars: Progress) -> Events:
     def written(done: int, total: int) -> None:
         bars.update(task("write", total), completed=done, note=f"{_bytes(done)} of {_bytes(total)}")
 
-    return Events(fit, written)
+    def race(record: Mapping[str, Any]) -> None:
+        note = f"{printable(record['candidate'])}, rate {record['learning_rate']:g}, loss {record['loss']:.4f}"
+        bars.update(task("compare", record["total"]), completed=record["done"], note=note)
+
+    return Events(fit, written, race)
 
 
 def _certificate(console: Console, broken: tuple[Broken, ...]) -> None:
@@ -290,13 +274,15 @@ def _optimizer(console: Console, found: OptimizerSummary) -> None:
     )
 
 
-def _console() -> Console:
+def console_for() -> Console:
+    """Where tables go: no text of a file is markup there, and a pipe is wide."""
     # a pipe or file has no width: never cut what a program may read; and no text of a file is markup or an emoji
     width = None if Console().is_terminal else 200
     return Console(width=width, soft_wrap=False, markup=False, emoji=False, highlight=False)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def table_of(*columns: str, title: str | None = None) -> Table:
+    """An empty table, its columns of numbers to the right."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         numeric = column in _NUMERIC

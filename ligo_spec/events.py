@@ -15,7 +15,9 @@ class Events:
     Args:
         fit: One record a step, and one for each held-out loss.
         written: ``(bytes so far, bytes in all)`` after every tensor.
+        race: One record a step of every training that ``compare`` runs.
     """
 
     fit: Log = lambda record: None
     written: Callable[[int, int], None] = lambda done, total: None
+    race: Log = lambda record: None

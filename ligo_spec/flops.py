@@ -1,69 +1,79 @@
-"""What training costs, by formula: the products of a model's matrices and of its attention.
+"""What a model costs to run and to train, by formula: 6N a token and what attention does (SPEC.md 6.5).
 
-A token takes two operations for each entry of a matrix forward and four backward (Kaplan et al., arXiv 2001.08361,
-section 2.1), and as many for each pair of a query's and a key's entry, and of a weight and a value's.
+The count of arXiv 2001.08361 and of the appendix of arXiv 2204.02311: two operations for every weight of a matrix that
+a token passes, two for every product of attention, and twice the forward pass for the backward pass. Attention is
+counted whole, without the half that a causal mask hides, as libraries compute it. Norms, functions and look-ups are
+not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import prod
+from collections.abc import Collection
 
 from ligo_spec.architecture import Architecture
+from ligo_spec.family import Tensor
+from ligo_spec.relations import holds
 
-FORWARD_AND_BACKWARD = 3
-"""A step takes three times what its forward pass takes."""
-
-OPERATIONS = 2
-"""A product and a sum."""
+BACKWARD = 2
+"""Backward passes cost so many forward passes: gradients of weights and of activations."""
 
 
-def training_flops(architecture: Architecture, templates: Iterable[str], length: int) -> float:
-    """Floating-point operations that a training step takes for each token.
+def matrix_weights(architecture: Architecture, templates: Collection[str]) -> float:
+    """How many weights of matrices a token passes: ``N`` of the formula, of chosen experts only.
 
     Args:
-        architecture: The model.
-        templates: The canonical tensors that it has.
-        length: Tokens in a window; every token is taken to look at all of them.
+        architecture: With its layers settled.
+        templates: Canonical tensors that the model has; of tied ones, one of the group.
     """
-    weights = sum(_matrix(architecture, template) for template in _with_tied_heads(architecture, templates))
-    return FORWARD_AND_BACKWARD * OPERATIONS * (weights + _attention(architecture, length))
-
-
-def _with_tied_heads(architecture: Architecture, templates: Iterable[str]) -> set[str]:
-    """The tensors that are multiplied with: a head that is tied to a table, too, which no file stores again."""
-    present = set(templates)
-    return present | {name for group in architecture.ties for name in group if present & set(group)}
-
-
-def _matrix(architecture: Architecture, template: str) -> float:
-    """Entries of a matrix that each token meets, in all layers that have it; none of a table or a vector."""
-    touches = architecture.family.tensors[template].touches
-    if [dim.role for dim in touches][-2:] != ["out", "in"]:
-        return 0.0
-    entries = prod(side or 0 for side in architecture.shape(template)) * len(architecture.layers_of(template))
-    return float(entries) * _share(architecture, template)
-
-
-def _share(architecture: Architecture, template: str) -> float:
-    """The share of the experts that a token is sent to; 1 for a tensor that has none."""
-    axes = {axis for dim in architecture.family.tensors[template].touches for axis in _axes(architecture, dim.space)}
-    for chosen, experts in architecture.family.routed:
-        if experts in axes:
-            return architecture.sizes[chosen] / architecture.sizes[experts]
-    return 1.0
-
-
-def _axes(architecture: Architecture, space: str) -> tuple[str, ...]:
-    return architecture.family.spaces[space].axes
-
-
-def _attention(architecture: Architecture, length: int) -> float:
-    """Products of queries with keys, and of weights with values, for each token."""
-    family, total = architecture.family, 0.0
-    for attention in family.relations.attention:
-        stack = family.spaces[attention.query].per
-        depth = architecture.depth(stack) if stack is not None else 1
-        widths = (architecture.width(attention.query) or 0) + (architecture.width(attention.context) or 0)
-        total += depth * length * widths
+    tied = {name for group in architecture.ties if set(group) & set(templates) for name in group}
+    total = 0.0
+    for template in {*templates, *tied}:
+        tensor = architecture.family.tensors[template]
+        if not _is_matrix(tensor):
+            continue
+        weights = 1.0
+        for side in architecture.shape(template):
+            weights *= side if side is not None else 0  # heads of labels: no objective here uses them
+        total += weights * _share(architecture, tensor) * len(architecture.layers_of(template))
     return total
+
+
+def forward_flops(architecture: Architecture, templates: Collection[str], seq_len: int) -> float:
+    """Operations of a forward pass over one window.
+
+    Args:
+        architecture: With its layers settled.
+        templates: As for ``matrix_weights``.
+        seq_len: Tokens in the window.
+    """
+    products = 0.0
+    for attention in architecture.family.relations.attention:
+        stack = architecture.family.spaces[attention.query].per
+        layers = 1 if stack is None else architecture.depth(stack)
+        for space in (attention.query, attention.context):  # scores, and what they weigh
+            width = architecture.width(space)
+            assert width is not None, "heads have sizes"
+            products += layers * width * seq_len**2
+    return 2 * (matrix_weights(architecture, templates) * seq_len + products)
+
+
+def training_flops(architecture: Architecture, templates: Collection[str], seq_len: int) -> float:
+    """Operations of a forward and backward pass over one window; arguments as for ``forward_flops``."""
+    return (1 + BACKWARD) * forward_flops(architecture, templates, seq_len)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Whether tokens are multiplied by it; the rows of a table (``[vocab.in, residual.out]``) are looked up."""
+    roles = [dim.role for dim in tensor.touches]
+    return roles[-2:] == ["out", "in"]
+
+
+def _share(architecture: Architecture, tensor: Tensor) -> float:
+    """The share of a tensor's experts that a token is given to; 1 where it has none."""
+    first = tensor.touches[0].space
+    for routing in architecture.family.relations.routing:
+        if len(tensor.touches) > 2 and first == routing.space and holds(routing.when, architecture.flags):
+            experts = architecture.width(first)
+            assert experts is not None, "the rules of families want a size there"
+            return architecture.sizes[routing.chosen] / experts
+    return 1.0

@@ -216,21 +216,17 @@ def _settle(job: Job, operator: str | Path | None) -> tuple[Small, Growth, Opera
     return small, growth, start
 
 
-def fit_task(job: Job, *, learns: bool = True) -> FitTask:
+def fit_task(job: Job) -> FitTask:
     """What the fit of a plan works on: both architectures, the operator's start, the small weights, the text.
-
-    Args:
-        job: Has a fit.
-        learns: False where the start will stay as it is, so that it need not have anything to learn.
 
     Raises:
         LigoError: The plan has no fit, or the checkpoint or the text is refused.
     """
     small, growth, start = _settle(job, None)
-    return _task(job, small, growth, start, learns=learns)
+    return _task(job, small, growth, start)
 
 
-def _task(job: Job, small: Small, growth: Growth, start: Operator, *, learns: bool = True) -> FitTask:
+def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
     options = job.plan.fit
     if options is None:
         raise PlanError(job.problem("has no fit section; there is nothing to learn"))
@@ -238,7 +234,7 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator, *, learns: bo
     large = replace(settled(growth, start).large, config=MappingProxyType(grown_config(growth, start)))
     growth = replace(growth, large=large)  # the fit must see the model that is written, epsilons and lists included
     learned = learned_operator(job, growth, start)
-    if learns and not learned.count:
+    if not learned.count:
         message = "nothing is left to learn; the start has no arrays, so ask for structure: dense or new"
         raise PlanError(job.problem(message, "fit", "learn"))
     return FitTask(

@@ -210,55 +210,83 @@ class Fit(Document):
     data: TextData
 
 
+class CandidateFit(Document):
+    """How a candidate's operator is learned before it is trained on; what is left out is as in a plan's ``fit``."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """Optimizer steps; what they cost is taken off the candidate's budget."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    warmup_steps: Annotated[int, Field(ge=0, le=10)] = 5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    learn: Learn = Learn()
+
+
 class Candidate(OperatorChoice):
-    """A start that is raced: an operator, and how long it is fitted before it is trained."""
+    """A start to be compared: width and depth, or a preset, and whether it is fitted first."""
 
-    name: str | None = None
-    """What it is called in tables; its methods where it is left out."""
-    fit_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Steps of the fit, with the plan's ``fit`` for all else; 0 for a start as it is."""
-    fit_learning_rate: Annotated[float | None, Field(gt=0)] = None
-    """Of the fit, instead of the plan's."""
+    name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+    """What tables call it; made from its methods where it is left out."""
+    fit: CandidateFit | None = None
+    """The fit that comes before the training; null for none."""
 
-    @property
-    def choice(self) -> OperatorChoice:
-        """The operator alone, with its preset spelled out."""
-        return OperatorChoice(preset=self.preset, width=self.width, depth=self.depth).resolved()
 
-    @property
-    def title(self) -> str:
-        """Its name, or its methods and the steps of its fit."""
-        if self.name is not None:
-            return self.name
-        parts = [self.preset] if self.preset else [part.method for part in (self.width, self.depth) if part is not None]
-        fitted = f", fitted {self.fit_steps} steps" if self.fit_steps else ""
-        return "+".join(str(part) for part in parts) + fitted
+class Budget(Document):
+    """What every candidate may spend, in ``steps`` or in ``tokens`` of training."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [name], "properties": {name: {"type": "integer"}}} for name in ("steps", "tokens")]
+        }
+    )
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    """As many whole steps as they make."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("a budget is steps or tokens; give one of them")
+        return self
 
 
 class Compare(Document):
-    """A race of starts: each grown, trained for the same operations, ranked by the held-out loss after that."""
+    """Which start suits this model and data: each is trained for as many FLOPs, and ranked by the loss after them."""
 
+    backend: Literal["torch"] = "torch"
     candidates: tuple[Candidate, ...] = ()
-    """What is raced; where it is empty, a list of starts that have won somewhere."""
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    """Training steps of the large model that each may spend; those of a fit are taken off at what they cost."""
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (5e-4, 1e-3, 2e-3)
-    """Peaks that every candidate is trained at."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    """Linear warm-up; then the rate is constant, and falls in a line to a tenth over the last fifth of the steps."""
+    """The starts; where there are none, the plan's own and those of SPEC.md 6.5."""
+    budget: Budget = Budget(steps=100)
+    """Fits come off it, at their cost in FLOPs."""
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3)
+    """Peak rates of AdamW; every candidate is tried at all of them."""
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 10
+    """Linear warm-up after growth; constant from then on."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the steps, the last ones, in which the rate falls linearly, so that losses can be compared."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Of matrices and tables."""
+    """Of matrices; vectors have none."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the gradient."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
-    """How often every training is repeated, on other batches."""
+    """Repetitions, from the plan's seed on: other draws of maps and other batches."""
+    halving: bool = False
+    """After a third of the budget, the worse half of the candidates drops out."""
+    heldout_batches: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """Held-out batches to choose by, and as many others to report."""
+    objective: Literal["auto", "causal_lm", "masked_lm"] | None = None
+    """As in ``fit``; where it and the keys below are left out, those of the plan's ``fit``, or else its defaults."""
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] | None = None
+    micro_batches: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    data: TextData | None = None
 
-    def misfits(self) -> Iterator[Misfit]:
-        """Two candidates of one name."""
-        titles = [candidate.title for candidate in self.candidates]
-        for number, title in enumerate(titles):
-            if title in titles[:number]:
-                yield ("candidates", number), f"a second candidate is called {title!r}; give it a name"
+    def budget_steps(self, data: TextData) -> int:
+        """How many whole steps of training the budget is worth."""
+        if self.budget.steps is not None:
+            return self.budget.steps
+        return (self.budget.tokens or 0) // (data.batch_size * data.seq_len)
 
 
 class OptimizerState(Document):
@@ -318,16 +346,29 @@ class Plan(Document):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of everything that is drawn: maps, batches, masks."""
     fit: Fit | None = None
-    compare: Compare | None = None
-    """A race of starts, for ``ligo compare``; the other commands do not look at it."""
     optimizer: Annotated[
         OptimizerState | None,
         BeforeValidator(_short_path, json_schema_input_type=OptimizerState | PlanPath | None),
     ] = None
     """The optimizer's state to grow too: its path, or its parts."""
+    compare: Compare | None = None
+    """What ``ligo compare`` does; other commands do not look at it."""
     output: Annotated[Output, BeforeValidator(_short_path, json_schema_input_type=Output | PlanPath)]
     """The large model: a path, or its parts."""
     checks: Checks = Checks()
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Names and rates of a comparison that stand twice."""
+        if self.compare is None:
+            return
+        names = [candidate.name for candidate in self.compare.candidates]
+        for number, name in enumerate(names):
+            if name is not None and name in names[:number]:
+                yield ("compare", "candidates", number, "name"), f"{printable(repr(name))} is there twice"
+        rates = self.compare.learning_rates
+        for number, rate in enumerate(rates):
+            if rate in rates[:number]:
+                yield ("compare", "learning_rates", number), f"{rate:g} is there twice"
 
     def resolved(self) -> Plan:
         """The plan with every short form and preset spelled out: what is stored beside a result."""

@@ -1,161 +1,528 @@
-"""Races of starts: equal operations, ranked by the loss after them, and the winner is a plan."""
+"""Comparing starts: equal FLOPs, the order by the loss after them, what is not to be had, and what is written."""
 
 from __future__ import annotations
 
 import json
-import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ligo_spec
-from ligo_spec.compare import Lap, Outcome, default_candidates
-from ligo_spec.errors import InputError, OutputError, PlanError
-from ligo_spec.flops import training_flops
-from ligo_spec.job import open_model
-from tests.family_table import ROWS
-from tests.models import made
-from tests.tiny_checkpoints import CONFIGS, plan_file, saved
+from ligo_spec import InputError, NumericalError, PlanError, compare_plot
+from ligo_spec.candidates import Start, candidates_of, plan_of, task_of, usual, winner_text
+from ligo_spec.cli import run
+from ligo_spec.documents import loads
+from ligo_spec.job import growth_of, load_job, open_small
+from ligo_spec.plan import CandidateFit, Compare, Fit, Plan, TextData
+from ligo_spec.racing import Losses, Trial
+from ligo_spec.ranking import Row
+from tests.tiny_checkpoints import CONFIGS, TWICE, plan_file, saved
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
+import transformers
 
-torch.set_num_threads(1)  # test runs share the cores; threads that wait for one another stall them all
+from ligo_torch import race
+from ligo_torch.fit import Batches, prepare
+from ligo_torch.race import Heldout, TorchRacer
 
-SMALL = {**CONFIGS["gpt2"], "vocab_size": 256, "n_positions": 32}
+torch.set_num_threads(1)  # test runs share the cores
 
-TARGET = {"num_hidden_layers": 4, "hidden_size": 24, "num_attention_heads": 6}
+SEQ_LEN, BATCH = 16, 4
 
-STACKED = {"width": "hypercloning", "depth": "stack"}
+TEXT = "".join(f"{n} + {n + 1} = {2 * n + 1}, and that is {'even' if n % 2 else 'odd'}.\n" for n in range(200))
 
-LIGO = {"preset": "ligo", "fit_steps": 4}
+TARGET = {**TWICE["gpt2"], "num_hidden_layers": 3}
 
-
-def place(directory: Path, **changes: Any) -> Path:
-    """A tiny model, a text, and a plan that races."""
-    saved(directory / "small", "GPT2LMHeadModel", SMALL)
-    words = "to grow a model is to choose for each space how it is widened and for the layers how they are mixed "
-    (directory / "text.txt").write_text(words * 60)
-    data = {"path": "text.txt", "tokenizer": "bytes", "seq_len": 16, "batch_size": 4}
-    race = {"candidates": [STACKED, LIGO], "steps": 12, "learning_rates": [1e-3, 1e-2], "warmup_steps": 2, **changes}
-    fit = {"data": data, "heldout_batches": 2, "learning_rate": 0.01}
-    return plan_file(directory, target=TARGET, operator=STACKED, fit=fit, compare=race)
-
-
-def test_a_race(tmp_path: Path) -> None:
-    """Ranked by the chosen loss, all at equal operations, the winner a plan that is checked and grown."""
-    plan = place(tmp_path)
-    found = ligo_spec.compare(plan)
-    assert {outcome.name for outcome in found.ranking} == {"hypercloning+stack", "ligo, fitted 4 steps"}
-    chosen = [outcome.chosen for outcome in found.ranking]
-    assert chosen == sorted(chosen)
-    by_name = {outcome.name: outcome for outcome in found.ranking}
-    plain, fitted = by_name["hypercloning+stack"], by_name["ligo, fitted 4 steps"]
-    assert plain.laps[0].steps == 12
-    assert fitted.laps[0].steps < 12 - 4  # its steps cost more than training steps
-    step = plain.flops / 12
-    assert plain.flops - step < fitted.flops <= plain.flops
-    assert found.scratch.flops == plain.flops
-    assert {lap.learning_rate for lap in plain.laps} == {1e-3, 1e-2}
-    assert all(len(lap.losses) == lap.steps and not lap.diverged for lap in plain.laps)
-    assert math.isfinite(found.small)
-    assert found.winner == tmp_path / "plan.winner.yaml"
-    ligo_spec.check(found.winner)
-    assert ligo_spec.grow(found.winner).path.is_dir()
-    numbers = json.loads(found.results.read_text())
-    assert [row["name"] for row in numbers["ranking"]] == [outcome.name for outcome in found.ranking]
-    assert numbers["ranking"][0]["laps"][0]["losses"] == list(found.ranking[0].laps[0].losses)
+COPIES = {"width": "hypercloning", "depth": "stack"}
+PADDED = {"width": "zero_pad", "depth": "stack"}
+LIGO = {"preset": "ligo"}
+FITTED = {**LIGO, "name": "LiGO", "fit": {"steps": 3, "warmup_steps": 0}}
+SHALLOW = {"name": "too shallow", "width": "lemon"}
+DEAR = {**LIGO, "name": "too dear", "fit": {"steps": 50}}
+BROKEN = {**LIGO, "name": "breaks", "fit": {"steps": 3, "learning_rate": 1e30}}
 
 
-def test_the_same_race_gives_the_same_numbers(tmp_path: Path) -> None:
-    plan = place(tmp_path, candidates=[STACKED], learning_rates=[1e-3])
-    first = ligo_spec.compare(plan)
-    second = ligo_spec.compare(plan, tmp_path / "again.yaml")
-    assert first.results.read_bytes() == second.results.read_bytes()
-    assert first.winner.read_bytes() == second.winner.read_bytes()
+@pytest.fixture(autouse=True)
+def racer_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The racer, also in an environment that was installed before it was there."""
+    monkeypatch.setattr("ligo_spec.racing.load_plugin", lambda group, name: TorchRacer)
 
 
-def outcome(name: str, start: float, *laps: tuple[float, float, float]) -> Outcome:
-    """Of rate, chosen and reported loss of every lap."""
-    made = tuple(Lap(rate, 0, 1, chosen, reported, 0.01, (1.0,), False) for rate, chosen, reported in laps)
-    return Outcome(name, 0, start, made, 1.0)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model whose tokens are bytes, and a text."""
+    directory = tmp_path_factory.mktemp("compare")
+    saved(directory / "small", "GPT2LMHeadModel", {**CONFIGS["gpt2"], "vocab_size": 256, "n_positions": SEQ_LEN})
+    (directory / "text.txt").write_text(TEXT, "utf-8")
+    return directory
 
 
-def test_the_rate_is_chosen_on_the_one_half_and_reported_on_the_other() -> None:
-    found = outcome("a", 9.0, (1e-3, 2.0, 1.0), (1e-2, 1.5, 3.0))
-    assert (found.chosen, found.reported, found.best[0].learning_rate) == (1.5, 3.0, 1e-2)
+@pytest.fixture
+def beside(small: Path, tmp_path: Path) -> Path:
+    """A fresh directory with the small model and the text."""
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
-def test_the_noise_is_that_of_seeds_or_of_the_text() -> None:
-    laps = tuple(Lap(1e-3, seed, 1, 1.0, loss, 0.01, (1.0,), False) for seed, loss in enumerate((1.0, 1.3)))
-    assert Outcome("a", 0, 1.0, laps, 1.0).noise == pytest.approx(0.15)
-    assert Outcome("a", 0, 1.0, laps[:1], 1.0).noise == 0.01
+def plan(directory: Path, *candidates: Mapping[str, Any], name: str = "plan.yaml", **changes: Any) -> Path:
+    """A plan that compares these candidates for a few steps."""
+    top = {key: changes.pop(key) for key in ("target", "operator", "checks", "fit", "seed") if key in changes}
+    data = {"path": "text.txt", "tokenizer": "bytes", "seq_len": SEQ_LEN, "batch_size": BATCH}
+    options = {"budget": {"steps": 8}, "learning_rates": [1e-3, 1e-2], "heldout_batches": 3, "device": "cpu"}
+    compare = {"candidates": list(candidates), "data": data, **options, **changes}
+    kept = {key: value for key, value in compare.items() if value is not None}
+    return plan_file(directory, name, compare=kept, **{"target": TARGET, "operator": COPIES, **top})
 
 
-def test_what_has_no_rule_is_listed_with_the_reason(tmp_path: Path) -> None:
-    """A width that only whole factors know, for a width that is none: the others race on."""
-    lemon = {"width": "lemon", "depth": "stack"}
-    plan = place(tmp_path, candidates=[STACKED, lemon], learning_rates=[1e-3], steps=2)
-    text = json.loads(plan.read_text())
-    text["target"] = {"num_hidden_layers": 4, "intermediate_size": 60}
-    plan.write_text(json.dumps(text))
-    found = ligo_spec.compare(plan)
-    assert [row.name for row in found.ranking] == ["lemon+stack"]
-    assert "intermediate_size" in found.absent["hypercloning+stack"]
+def compare(path: Path, output: Path | None = None, **more: Any) -> ligo_spec.Comparison:
+    return ligo_spec.compare(path, output, **more)
 
 
-def test_one_that_diverges_is_last(tmp_path: Path) -> None:
-    plan = place(tmp_path, candidates=[{**LIGO, "fit_learning_rate": 1e30, "name": "wild"}, STACKED], steps=9)
-    found = ligo_spec.compare(plan)
-    assert [row.name for row in found.ranking] == ["hypercloning+stack", "wild"]
-    assert found.ranking[1].chosen == math.inf
-    assert all(lap.diverged for lap in found.ranking[1].laps)
-    assert json.loads(found.results.read_text())["ranking"][1]["chosen"] is None
+def settings(path: Path, choice: int = 0, seed: int = 0) -> tuple[Any, Start, Any]:
+    """Job, candidate and task of a plan."""
+    job = load_job(path)
+    job = replace(job, train=(path.parent / "text.txt",))
+    opened = open_small(job)
+    growth = growth_of(job, opened.architecture)
+    start = candidates_of(job.plan, growth)[choice]
+    return job, start, task_of(job, opened, growth, start, seed)
 
 
-def test_refusals_leave_nothing(tmp_path: Path) -> None:
-    plan = place(tmp_path)
-    with pytest.raises(PlanError, match=r"the winner's plan must lie beside"):
-        ligo_spec.compare(plan, tmp_path / "small" / "winner.yaml")
-    (tmp_path / "plan.winner.yaml").write_text("mine")
-    with pytest.raises(OutputError, match="already exists"):
-        ligo_spec.compare(plan)
-    text = json.loads(plan.read_text())
-    text["compare"]["candidates"] = [{**LIGO, "fit_steps": 12}]
-    plan.write_text(json.dumps(text))
-    with pytest.raises(InputError, match=r"a fit of 12 steps leaves none of 12"):
-        ligo_spec.compare(plan, tmp_path / "other.yaml")
-    del text["compare"]
-    plan.write_text(json.dumps(text))
-    with pytest.raises(PlanError, match=r"compare needs a compare section"):
-        ligo_spec.compare(plan, tmp_path / "other.yaml")
-    assert not (tmp_path / "other.yaml").exists()
+# --- one comparison, looked at from all sides -------------------------------------------------------------------------
 
 
-def test_the_default_candidates_have_names_of_their_own() -> None:
-    for deep in (False, True):
-        titles = [candidate.title for candidate in default_candidates(deep=deep)]
-        assert len(set(titles)) == len(titles)
-        assert any("fitted" in title for title in titles)
+@pytest.fixture(scope="module")
+def finished(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ligo_spec.Comparison, list[Any]]:
+    """The plan, what it showed, and the records on the way."""
+    directory = tmp_path_factory.mktemp("finished")
+    shutil.copytree(small, directory, dirs_exist_ok=True)
+    path = plan(directory, COPIES, PADDED, FITTED, SHALLOW, DEAR)
+    records: list[Mapping[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ligo_spec.racing.load_plugin", lambda group, name: TorchRacer)
+        found = compare(path, directory / "out", events=ligo_spec.Events(race=records.append))
+    return path, found, records
 
 
-@pytest.mark.parametrize(("family", "share"), [("bert", 0.0), ("gpt2", 0.0), ("llama", 0.0), ("mixtral", 0.02)])
-def test_operations_are_those_that_torch_counts(family: str, share: float, tmp_path: Path) -> None:
-    """Exactly, but for experts, of which torch counts the padding of each one's tokens too."""
-    from torch.utils.flop_counter import FlopCounterMode
+Finished = tuple[Path, ligo_spec.Comparison, list[Any]]
 
-    row = ROWS[family]
-    config = dict(CONFIGS.get(family) or {**CONFIGS["llama"], **row.config, "model_type": family})
-    if family == "mixtral":
-        config |= {"num_local_experts": 4, "num_experts_per_tok": 2}
-    saved(tmp_path / "small", row.head, config)
-    small = open_model(tmp_path / "small")
-    ids = torch.randint(0, config["vocab_size"], (2, 10), generator=torch.Generator().manual_seed(0))
-    model = made(row.head, config)
-    with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, labels=ids).loss.backward()
-    ours = ids.numel() * training_flops(small.architecture, small.binding.templates(), ids.shape[1])
-    assert ours == pytest.approx(counter.get_total_flops(), rel=share or 1e-12)
+
+def test_candidates_are_ranked_by_the_loss_after_the_budget(finished: Finished) -> None:
+    """By that on the first draw; the order of the losses after growth is another one."""
+    _, found, _ = finished
+    assert [row.rank for row in found.rows] == [1, 2, 3]
+    assert found.winner == found.rows[0].name
+    chosen, starts = [row.chosen for row in found.rows], [row.start for row in found.rows]
+    assert chosen == sorted(chosen)  # type: ignore[type-var]
+    assert starts != sorted(starts)  # type: ignore[type-var]
+    for row in found.rows:
+        by_rate = {trial.learning_rate: trial.chosen.mean for trial in row.trials if trial.chosen}
+        assert by_rate.keys() == {1e-3, 1e-2}
+        assert row.chosen == min(by_rate.values()) == by_rate[row.learning_rate or 0.0]
+        assert row.reported not in (row.chosen, None)
+        assert row.difference == pytest.approx((row.reported or 0) - (found.rows[0].reported or 0))
+
+
+def test_training_goes_down(finished: Finished) -> None:
+    for row in finished[1].rows:
+        assert row.reported is not None
+        assert row.start is not None
+        assert row.reported < row.start - 0.1
+
+
+def test_all_spend_the_same_and_fits_are_counted(finished: Finished) -> None:
+    """To within one step; a step of a fit costs more than a step of training."""
+    _, found, _ = finished
+    step = found.budget_flops / found.budget_steps
+    for row in found.rows:
+        assert found.budget_flops - step < row.flops <= found.budget_flops
+        assert row.flops == pytest.approx(row.fit_flops + row.steps * step)
+    (fitted,) = (row for row in found.rows if row.fit is not None)
+    assert 3 * step < fitted.fit_flops < 5 * step
+    assert fitted.steps == 8 - 1 - int(fitted.fit_flops / step)
+    assert {row.steps for row in found.rows if row.fit is None} == {8}
+    assert all(len(trial.curve) == row.steps for row in found.rows for trial in row.trials)
+
+
+def test_what_is_not_to_be_had_is_named_with_its_reason(finished: Finished) -> None:
+    missing = finished[1].missing
+    assert missing.keys() == {"too shallow", "too dear"}
+    assert "no depth method" in missing["too shallow"]
+    assert "its fit costs as much as" in missing["too dear"]
+    assert "the budget is 8" in missing["too dear"]
+
+
+def test_the_references_are_no_candidates(finished: Finished) -> None:
+    """The random model is trained as all are; the small one is measured as it is, as Transformers runs it."""
+    path, found, _ = finished
+    random, alone = found.references
+    assert (random.rank, random.steps, random.status) == (None, 8, "reference")
+    assert random.start == pytest.approx(np.log(256), abs=0.5)
+    assert (alone.steps, alone.flops, alone.start) == (0, 0.0, alone.reported)
+    _, _, task = settings(path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent / "small").eval()
+    assert alone.reported == pytest.approx(library_loss(model, task, load_job(path).plan.compare), abs=1e-5)
+
+
+def library_loss(model: Any, task: Any, options: Compare | None) -> float:
+    """The loss that a library's model has on the draw that is reported."""
+    assert options is not None
+    _, _, batches = prepare(task)
+    windows = Heldout(batches, options, 0).windows["report"]
+    with torch.no_grad():
+        losses = [float(model(input_ids=torch.tensor(ids), labels=torch.tensor(ids)).loss) for ids in windows]
+    return float(np.average(losses, weights=[len(ids) for ids in windows]))
+
+
+@pytest.mark.parametrize("choice", [0, 1, 2])
+def test_a_candidates_plan_grows_what_was_raced(finished: Finished, choice: int, tmp_path: Path) -> None:
+    """``ligo check`` accepts it, and what ``ligo grow`` makes of it has the loss that the table says, fits too."""
+    path, found, _ = finished
+    shutil.copytree(path.parent, tmp_path, dirs_exist_ok=True)
+    job, start, task = settings(path, choice)
+    (tmp_path / "chosen.yaml").write_text(winner_text(job.plan, start), "utf-8")
+    assert run(["check", str(tmp_path / "chosen.yaml")]) == 0
+    grown = ligo_spec.grow(tmp_path / "chosen.yaml")
+    model = transformers.AutoModelForCausalLM.from_pretrained(grown.path).eval()
+    (row,) = (row for row in found.rows if row.name == start.name)
+    assert row.start == pytest.approx(library_loss(model, task, job.plan.compare), abs=1e-4)
+    assert (grown.fit is not None) == (row.fit is not None)
+
+
+def test_the_winners_file_is_the_winners_plan(finished: Finished) -> None:
+    path, found, _ = finished
+    text = (path.parent / "out" / "winner.yaml").read_text("utf-8")
+    assert text == found.plan
+    job, _, _ = settings(path)
+    (start,) = (s for s in (settings(path, n)[1] for n in range(3)) if s.name == found.winner)
+    read = loads(text, Plan)
+    assert read == plan_of(job.plan, start)
+    assert read.compare is None
+    assert "put this file beside it" in text
+
+
+def test_everything_is_in_the_json(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    """Curves too, and nothing that JSON does not know; ``--json`` prints the same."""
+    path, found, _ = finished
+    stored = strictly((path.parent / "out" / "compare.json").read_text("utf-8"))
+    assert stored["spec"] == "ligo/comparison/1"
+    assert stored["winner"] == found.winner
+    assert [len(trial["curve"]) for trial in stored["rows"][0]["trials"]] == [8, 8]
+    capsys.readouterr()
+    assert run(["compare", str(path), "--json"]) == 0
+    printed = strictly(capsys.readouterr().out)
+    assert {key: value for key, value in printed.items() if key not in ("path", "files")} == {
+        key: value for key, value in stored.items() if key not in ("spec", "versions")
+    }
+
+
+def strictly(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_same_plan_gives_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
+    path, found, _ = finished
+    again = compare(path, tmp_path / "again")
+    assert again.files == found.files
+    for name in found.files:
+        assert (tmp_path / "again" / name).read_bytes() == (path.parent / "out" / name).read_bytes(), name
+
+
+def test_every_step_is_told(finished: Finished) -> None:
+    _, found, records = finished
+    trained = [*found.rows, found.references[0]]
+    assert len(records) == sum(len(trial.curve) for row in trained for trial in row.trials)
+    assert [record["done"] for record in records] == list(range(1, len(records) + 1))
+    assert {record["candidate"] for record in records} == {row.name for row in trained}
+    curve = [record["loss"] for record in records if record["candidate"] == found.winner][:8]
+    best = next(row for row in found.rows if row.name == found.winner).trials[0]
+    assert tuple(curve) == best.curve
+
+
+def test_the_table_names_all(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    path, found, _ = finished
+    capsys.readouterr()
+    assert run(["compare", str(path)]) == 0
+    out = capsys.readouterr().out
+    for name in (*(row.name for row in (*found.rows, *found.references)), *found.missing):
+        assert name in out
+    assert f"best: {found.winner}" in out
+    assert "note: one seed" in out
+
+
+# --- seeds, halving, divergence ---------------------------------------------------------------------------------------
+
+
+def test_seeds_repeat_everything_and_give_a_spread(beside: Path) -> None:
+    found = compare(plan(beside, LIGO, PADDED, seeds=2, learning_rates=[1e-2], seed=5, budget={"steps": 3}))
+    first, second = found.rows
+    assert found.seeds == (5, 6)
+    assert [trial.seed for trial in first.trials] == [5, 6]
+    assert first.trials[0].curve != first.trials[1].curve
+    differences = [b.reported.mean - a.reported.mean for a, b in zip(first.trials, second.trials, strict=True)
+                   if a.reported and b.reported]  # fmt: skip
+    assert second.difference == pytest.approx(np.mean(differences))
+    assert second.spread == pytest.approx(np.std(differences, ddof=1))
+    assert not any("one seed" in note for note in found.notes)
+
+
+def test_halving_drops_the_worse_half_after_a_third(beside: Path) -> None:
+    """Those that stay end as they would without it."""
+    names = ({**COPIES, "name": "a"}, {**PADDED, "name": "b"}, {**LIGO, "name": "c"})
+    budget = {"steps": 9}
+    whole = compare(plan(beside, *names, budget=budget, learning_rates=[1e-2]))
+    halved = compare(plan(beside, *names, budget=budget, learning_rates=[1e-2], halving=True))
+    dropped = [row for row in halved.rows if row.status == "dropped"]
+    kept = [row for row in halved.rows if row.status == "ranked"]
+    assert len(dropped) == 1
+    assert len(dropped[0].trials[0].curve) == 3
+    at_a_third = {row.name: row.trials[0].curve for row in whole.rows}
+    assert dropped[0].trials[0].curve == at_a_third[dropped[0].name][:3]
+    assert [row for row in whole.rows if row.name in {r.name for r in kept}] == [
+        replace(row, rank=whole_row.rank, difference=whole_row.difference)
+        for row in kept for whole_row in whole.rows if whole_row.name == row.name
+    ]  # fmt: skip
+    assert dropped[0].rank is None
+
+
+def test_halving_keeps_what_its_fit_has_not_let_train_yet(beside: Path) -> None:
+    found = compare(plan(beside, COPIES, PADDED, FITTED, learning_rates=[1e-2], halving=True, budget={"steps": 8}))
+    (fitted,) = (row for row in found.rows if row.name == "LiGO")
+    assert fitted.status == "ranked"
+    assert fitted.steps == 4
+    assert [row.status for row in found.rows].count("dropped") == 1
+
+
+def test_one_that_diverges_is_reported_and_the_others_go_on(beside: Path) -> None:
+    """At one rate, at all of them, or in its fit."""
+    found = compare(plan(beside, BROKEN, COPIES, learning_rates=[1e-2, 1e30], warmup_steps=0))
+    good, bad = found.rows
+    assert (good.rank, bad.rank, bad.status) == (1, None, "diverged")
+    assert "the fit diverged" in (bad.reason or "") or "held-out loss after the fit" in (bad.reason or "")
+    assert good.learning_rate == 1e-2
+    lost = [trial for trial in good.trials if trial.learning_rate == 1e30]
+    assert [(trial.chosen, trial.reported) for trial in lost] == [(None, None)]
+    assert lost[0].diverged is not None
+    assert 1 < lost[0].diverged <= 9
+
+
+def test_where_all_diverge_nothing_is_written(beside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = plan(beside, COPIES, learning_rates=[1e30], warmup_steps=0)
+    with pytest.raises(NumericalError, match="diverged at every learning rate: 1e\\+30 at step"):
+        compare(path, beside / "out")
+    assert run(["compare", str(path), "-o", str(beside / "out")]) == 5
+    assert not [name for name in beside.iterdir() if "out" in name.name]
+
+
+def test_an_interrupt_leaves_nothing(beside: Path) -> None:
+    def stop(record: Mapping[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(beside.rglob("*"))
+    path = plan(beside, COPIES)
+    with pytest.raises(KeyboardInterrupt):
+        compare(path, beside / "out", events=ligo_spec.Events(race=stop))
+    assert sorted(beside.rglob("*")) == sorted([*before, path])
+
+
+# --- what is asked of a plan ------------------------------------------------------------------------------------------
+
+
+def test_a_plan_without_a_comparison_or_text_is_refused(beside: Path) -> None:
+    cases: dict[str, Callable[[], Path]] = {
+        "has no compare section": lambda: plan_file(beside, target=TARGET, operator=COPIES),
+        "neither compare nor fit has data": lambda: plan(beside, COPIES, data=None),
+        "fewer tokens than one step has": lambda: plan(beside, COPIES, budget={"tokens": SEQ_LEN * BATCH - 1}),
+        "candidate too shallow is not to be had: no depth method": lambda: plan(beside, SHALLOW),
+        "0.01 is there twice": lambda: plan(beside, COPIES, learning_rates=[1e-2, 1e-2]),
+        "'LiGO' is there twice": lambda: plan(beside, FITTED, FITTED),
+    }
+    for message, make in cases.items():
+        with pytest.raises(PlanError) as caught:
+            compare(make())
+        assert message in str(caught.value)
+        assert run(["compare", str(beside / "plan.yaml")]) == 2
+
+
+def test_a_budget_may_be_tokens_and_data_those_of_the_fit(beside: Path) -> None:
+    """Shared settings come from the plan's fit where the comparison leaves them out; its own fit is a candidate."""
+    data = {"path": "text.txt", "tokenizer": "bytes", "seq_len": SEQ_LEN, "batch_size": BATCH}
+    fit = {"data": data, "device": "cpu", "steps": 2, "micro_batches": 2}
+    more: dict[str, Any] = {"data": None, "device": None, "learning_rates": [1e-2]}
+    path = plan(beside, budget={"tokens": 6 * SEQ_LEN * BATCH + 1}, fit=fit, operator=LIGO, **more)
+    job = load_job(path)
+    growth = growth_of(job, open_small(job).architecture)
+    own, *others = candidates_of(job.plan, growth)
+    assert own.fit is not None
+    assert own.fit.steps == 2
+    assert plan_of(job.plan, own).fit == job.plan.fit
+    (fitted,) = (start for start in others if start.fit is not None)
+    assert plan_of(job.plan, fitted).fit == job.plan.fit.model_copy(update={"steps": 20}) if job.plan.fit else False
+    path = plan(beside, PADDED, budget={"tokens": 6 * SEQ_LEN * BATCH + 1}, fit=fit, **more)
+    found = compare(path)
+    assert (found.budget_steps, found.tokens) == (6, SEQ_LEN * BATCH)
+    assert found.rows[0].steps == 6
+
+
+def test_text_and_model_may_be_named_on_the_command_line(beside: Path) -> None:
+    """Instead of the plan's, as for a fit."""
+    path = plan(beside, PADDED, learning_rates=[1e-2], budget={"steps": 2})
+    before = compare(path)
+    (beside / "other.txt").write_text(TEXT[::-1], "utf-8")
+    (beside / "small").rename(beside / "moved")
+    after = compare(path, source=beside / "moved", data=[beside / "other.txt"])
+    assert after.rows[0].reported != before.rows[0].reported
+    with pytest.raises(InputError, match=r"nowhere\.txt: no such file"):
+        compare(path, source=beside / "moved", data=[beside / "nowhere.txt"])
+
+
+def test_a_plan_that_requires_losslessness_compares_only_what_keeps_it(beside: Path) -> None:
+    wider = {key: value for key, value in TARGET.items() if key != "num_hidden_layers"}
+    kept, lost = {"width": "hypercloning"}, {"width": "noisy_average", "name": "LiGO"}
+    fitted = {**kept, "name": "fitted", "fit": {"steps": 1, "learn": {"structure": "dense"}}}
+    checks = {"lossless": "require", "forward": "skip"}
+    few: dict[str, Any] = {"learning_rates": [1e-2], "budget": {"steps": 2}}
+    found = compare(plan(beside, kept, lost, fitted, target=wider, operator=kept, checks=checks, **few))
+    assert [row.name for row in found.rows] == ["hypercloning"]
+    assert "checks.lossless requires what it does not keep" in found.missing["LiGO"]
+    assert "a fit changes the function" in found.missing["fitted"]
+
+
+def test_windows_longer_than_the_small_models_positions_leave_it_out(beside: Path) -> None:
+    data = {"path": "text.txt", "tokenizer": "bytes", "seq_len": 2 * SEQ_LEN, "batch_size": 2}
+    target = {**TARGET, "max_position_embeddings": 2 * SEQ_LEN}
+    found = compare(plan(beside, PADDED, target=target, data=data, learning_rates=[1e-2], budget={"steps": 2}))
+    assert [row.name for row in found.references] == ["random large model"]
+    assert "more than the model's 16 positions" in found.missing["small model alone, as it is"]
+
+
+# --- the usual candidates ---------------------------------------------------------------------------------------------
+
+AXES = {
+    "width": {key: value for key, value in TARGET.items() if key != "num_hidden_layers"},
+    "depth": {"num_hidden_layers": 4},
+    "both": TARGET,
+    "words": {"vocab_size": 300},
+}
+
+
+@pytest.mark.parametrize("grows", AXES)
+def test_the_usual_candidates_suit_what_grows(grows: str, beside: Path) -> None:
+    """All can be had here; LiGO's start is among them with and without a fit, as each other's control."""
+    job = load_job(plan(beside, target=AXES[grows]))
+    job = replace(job, train=(beside / "text.txt",))
+    opened = open_small(job)
+    growth = growth_of(job, opened.architecture)
+    starts = candidates_of(job.plan, growth)
+    for start in starts:
+        task_of(job, opened, growth, start, 0)
+    names = [start.name for start in starts]
+    assert len(set(names)) == len(names)
+    assert names[0] == "hypercloning + stack"
+    if grows == "words":
+        assert usual(growth) == []
+        return
+    methods = {getattr(start.choice, axis).method for start in starts for axis in ("width", "depth")
+               if getattr(start.choice, axis) is not None}  # fmt: skip
+    wide = {"hypercloning", "lemon", "net2net", "zero_pad", "bert2bert", "noisy_average"}
+    deep = {"stack", "interpolate", "noisy_stack"}
+    assert (wide if grows != "depth" else set()) | (deep if grows != "width" else set()) <= methods
+    (fitted,) = (start for start in starts if start.fit is not None)
+    assert fitted.fit == CandidateFit()
+    assert any((start.choice, start.fit) == (fitted.choice, None) for start in starts)
+    assert f"{next(s.name for s in starts if s.choice == fitted.choice)}, fitted 20 steps" == fitted.name
+
+
+def test_candidates_of_one_name_are_numbered(beside: Path) -> None:
+    job = load_job(plan(beside, COPIES, COPIES, PADDED))
+    growth = growth_of(job, open_small(job).architecture)
+    assert [s.name for s in candidates_of(job.plan, growth)] == [
+        "hypercloning + stack", "hypercloning + stack #2", "zero_pad + stack",
+    ]  # fmt: skip
+
+
+def test_the_fit_of_a_candidate_has_the_keys_and_bounds_of_a_plans() -> None:
+    for name, field in CandidateFit.model_fields.items():
+        other = Fit.model_fields[name]
+        assert (field.annotation, field.metadata) == (other.annotation, other.metadata), name
+        assert field.default == other.default or name == "steps"
+
+
+# --- held-out text, schedule ------------------------------------------------------------------------------------------
+
+
+def batches_of(tokens: int, *, masked: bool = False, **data: Any) -> Batches:
+    """Batches over a held-out text whose every token is its place."""
+    from ligo_spec.draws import Draws
+    from ligo_torch.text import Tokens
+
+    ids = np.arange(tokens)
+    text = TextData(path=("text.txt",), seq_len=8, batch_size=4, **data)
+    frame = (tokens, tokens + 1) if masked else None
+    held = Tokens(ids, ids, tokens + 3, mask=tokens + 2, frame=frame)
+    objective = "masked_lm" if masked else "causal_lm"
+    return Batches(held, Fit(data=text), objective, Draws(0), torch.device("cpu"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tokens", [16, 100, 1000])
+def test_the_two_draws_of_heldout_text_share_no_token(tokens: int, masked: bool) -> None:
+    """As many windows in both, none twice, none longer than asked."""
+    drawn = Heldout(batches_of(tokens, masked=masked), Compare(heldout_batches=5), 0).windows
+    chosen, reported = (np.concatenate(drawn[name]) for name in ("choose", "report"))
+    assert not set(chosen.flat) & set(reported.flat)
+    assert chosen.shape == reported.shape
+    room = 6 if masked else 8
+    assert chosen.shape == (min(5 * 4, tokens // room // 2), room)
+    assert len(set(chosen.flat)) == chosen.size
+    assert all(len(part) <= 4 for part in (*drawn["choose"], *drawn["report"]))
+
+
+def test_too_little_heldout_text_is_refused() -> None:
+    with pytest.raises(InputError, match="15 tokens, fewer than two windows of 8"):
+        Heldout(batches_of(15), Compare(), 0)
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    options = Compare(warmup_steps=3, decay=0.4)
+    rates = [race.learning_rate(options, 1.0, step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert [race.learning_rate(Compare(warmup_steps=0, decay=0), 2.0, step, 3) for step in range(3)] == [2, 2, 2]
+
+
+def test_weights_decay_in_matrices_alone() -> None:
+    leaves = [torch.ones(2, 2), torch.ones(3)]
+    matrices, vectors = race._groups(leaves, 0.1)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert [matrices["params"], vectors["params"]] == [[leaves[0]], [leaves[1]]]
+
+
+# --- without matplotlib -----------------------------------------------------------------------------------------------
+
+
+def test_without_matplotlib_there_is_no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row("a", "ranked", 1, start=2.0, reported=1.0, error=0.1)
+    monkeypatch.setattr(compare_plot, "available", lambda: False)
+    assert compare_plot.plots([row], [], "compare") == {}
+
+
+def test_the_plot_is_drawn_whatever_a_candidate_is_called() -> None:
+    pytest.importorskip("matplotlib")
+    curve = Trial(1e-3, 0, tuple(np.linspace(3, 1, 50)), Losses(1.0, (1.0,)), Losses(1.0, (1.0,)))
+    row = Row("_a $start$ <b>", "ranked", 1, start=2.0, reported=1.0, error=0.1, steps=50, flops=100.0,
+              learning_rate=1e-3, trials=(curve,))  # fmt: skip
+    found = compare_plot.plots([row, replace(row, name="c", status="dropped", error=None)], [], "compare")
+    assert found["compare.png"].startswith(b"\x89PNG")
+    assert b"after a third of it" in found["compare.svg"]
+    assert found == compare_plot.plots([row, replace(row, name="c", status="dropped", error=None)], [], "compare")

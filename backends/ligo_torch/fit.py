@@ -32,15 +32,19 @@ def fit(task: FitTask, log: Log) -> FitResult:
         InputError: Text, tokenizer or head are missing.
         NumericalError: A loss or gradient is not finite.
     """
-    options = task.options
-    if options.data.batch_size % options.micro_batches:
-        raise PlanError(
-            f"fit.micro_batches {options.micro_batches} does not divide fit.data.batch_size {options.data.batch_size}"
-        )
-    model, learnable, batches = prepare(task)
+    return learn(*prepare(task), log)
+
+
+def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> FitResult:
+    """Learn a prepared operator, in place.
+
+    Raises:
+        NumericalError: A loss or gradient is not finite.
+    """
+    options = batches.options
     before = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": 0, "loss": before})
-    losses = tuple(learn(model, learnable, batches, log))
+    losses = tuple(_train(model, learnable, batches, log))
     after = heldout_loss(model, learnable, batches, fitted=True)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
@@ -64,14 +68,22 @@ def evaluate_random(task: FitTask) -> float:
     return mean_loss(model, dict(model.model.named_parameters()), batches.heldout())
 
 
-def prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+def prepare(task: FitTask, tokens: Tokens | None = None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
     """The model, the operator as parameters, and the batches of a fit.
+
+    Args:
+        task: The fit.
+        tokens: Its text, where that was read already.
 
     Raises:
         PlanError: The plan asks for what cannot be done.
         InputError: Text, tokenizer or head are missing.
     """
     options = task.options
+    if options.data.batch_size % options.micro_batches:
+        raise PlanError(
+            f"fit.micro_batches {options.micro_batches} does not divide fit.data.batch_size {options.data.batch_size}"
+        )
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = find_device(options.device)
@@ -83,7 +95,8 @@ def prepare(task: FitTask) -> tuple[FunctionalModel, LearnableOperator, Batches]
     positions = task.growth.large.sizes.get("max_position_embeddings")
     if positions is not None and options.data.seq_len > positions:
         raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
-    tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
+    if tokens is None:
+        tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
     model = functional_model(task.growth.large, task.binding, objective, device)
     values = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
     family, main = small.family, task.operator.main
@@ -142,23 +155,18 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
     return loss
 
 
-def accumulated(model: FunctionalModel, weights: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> float:
-    """The loss over micro-batches, each weighted by the tokens that it predicts; adds its gradients to the weights'."""
+def accumulated(model: FunctionalModel, leaves: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> float:
+    """The loss of a step, cut into micro-batches that count as much as they predict; gradients stay in ``leaves``."""
     counts = [model.predicted(batch) for batch in micro_batches]
     loss = 0.0
     for batch, count in zip(micro_batches, counts, strict=True):
-        part = model.loss(weights, batch) * (count / sum(counts))
+        part = model.loss(leaves, batch) * (count / sum(counts))
         part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     return loss
 
 
-def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
-    """Train the operator's parameters; the loss of every step.
-
-    Raises:
-        NumericalError: A loss or gradient is not finite.
-    """
+def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
     options = batches.options
     optimizer = torch.optim.AdamW(
         learnable.parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
@@ -182,21 +190,39 @@ def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches
 
 
 class Batches:
-    """The batches of a fit, on its device; each belongs to the number of its step."""
+    """The batches of a fit, on its device; each belongs to the number of its step.
 
-    def __init__(self, tokens: Tokens, options: Fit, objective: Objective, draws: Draws, device: torch.device) -> None:
+    Args:
+        tokens: The text.
+        options: How it is cut.
+        objective: What the labels are.
+        draws: Of places and masks.
+        device: Where the batches go.
+        name: What the draws' names begin with.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        options: Fit,
+        objective: Objective,
+        draws: Draws,
+        device: torch.device,
+        name: str = "fit",
+    ) -> None:
         self.tokens, self.options, self.objective, self.draws, self.device = tokens, options, objective, draws, device
+        self.name = name
 
     def train(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
-        batch = self._batch(self.tokens.train, f"fit.batch.{step}")
+        batch = self._batch(self.tokens.train, f"{self.name}.batch.{step}")
         parts = {key: value.chunk(self.options.micro_batches) for key, value in batch.items()}
         return [{key: part[i] for key, part in parts.items()} for i in range(self.options.micro_batches)]
 
     def heldout(self) -> Iterator[Batch]:
         """The held-out batches, always the same."""
         for number in range(self.options.heldout_batches):
-            yield self._batch(self.tokens.heldout, f"fit.heldout.{number}")
+            yield self._batch(self.tokens.heldout, f"{self.name}.heldout.{number}")
 
     def _batch(self, part: Ids, name: str) -> dict[str, Tensor]:
         if self.objective == "causal_lm":

@@ -14,7 +14,7 @@ from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import Map, arrays_of, with_arrays
 from ligo_spec.operator import Mix, Operator, Term
 from ligo_torch.backend import apply_map
-from ligo_torch.contraction import Step, apply_maps, cheapest, products
+from ligo_torch.contraction import Step, apply_maps, cheapest
 
 Floats = npt.NDArray[np.floating]
 
@@ -78,20 +78,6 @@ class LearnableOperator:
             else:
                 large[template] = total
         return large
-
-    def products(self) -> float:
-        """Products of two numbers that the large weights take, in the order in which they are computed."""
-        total = 0.0
-        for template, weight in self._small.items():
-            for term in self.start.terms_of(template):
-                maps = [term.maps[term.spaces[dim.space].of(dim.role)] for dim in self.family.tensors[template].touches]
-                if self.family.stack_of(template) is None:
-                    total += products(range(len(maps)), weight.shape, (1, 1), maps)
-                else:
-                    mix = self._leaf(term.mix(template))
-                    order = self._order(term, template, weight.shape[1:], mix, maps)
-                    total += products(order, weight.shape[1:], (mix.shape[0], mix.shape[1]), maps)
-        return total
 
     def operator(self) -> Operator:
         """The operator with the values learned so far, in float32."""

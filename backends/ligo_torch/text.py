@@ -87,6 +87,16 @@ def masked_batch(
     Raises:
         PlanError: The tokenizer has no mask token, the model has no embedding for it, or a window has no room.
     """
+    ids = windows(part, masked_room(tokens, data), data.batch_size, draws, name)
+    return masked(tokens, ids, draws, name, probability)
+
+
+def masked_room(tokens: Tokens, data: TextData) -> int:
+    """Tokens of a window that may be masked: all but those that frame it.
+
+    Raises:
+        PlanError: As for ``masked_batch``.
+    """
     if tokens.mask is None:
         raise PlanError("fit.objective: masked_lm needs a mask token, and the tokenizer has none")
     largest = max([tokens.mask, *(tokens.frame or ())])
@@ -95,7 +105,12 @@ def masked_batch(
     room = data.seq_len - (2 if tokens.frame else 0)
     if room < 1:
         raise PlanError(f"fit.data.seq_len {data.seq_len} leaves no token between the two that frame a window")
-    ids = windows(part, room, data.batch_size, draws, name)
+    return room
+
+
+def masked(tokens: Tokens, ids: Ids, draws: Draws, name: str, probability: float) -> dict[str, Ids]:
+    """Ids and labels for masked prediction of windows ``(count, room)``, the two that frame them put around."""
+    assert tokens.mask is not None, "masked_room has looked"
     random = draws.of(f"{name}.mask")
     chosen = random.random(ids.shape) < probability
     chosen[:, 0] |= ~chosen.any(axis=1)  # every window predicts something, so that its loss is defined
