@@ -325,6 +325,26 @@ def test_where_all_diverge_nothing_is_written(beside: Path, capsys: pytest.Captu
     assert not [name for name in beside.iterdir() if "out" in name.name]
 
 
+def test_a_gradient_that_is_no_number_ends_a_training(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the loss is one: a step by it would only show at the next."""
+
+    def accumulated(model: Any, leaves: Mapping[str, torch.Tensor], batches: Any) -> float:
+        for leaf in leaves.values():
+            leaf.grad = torch.full_like(leaf, torch.inf)
+        return 1.0
+
+    monkeypatch.setattr(race, "accumulated", accumulated)
+    with pytest.raises(NumericalError, match=r"0\.001 at step 1, 0\.01 at step 1"):
+        compare(plan(beside, COPIES))
+
+
+def test_every_seed_draws_its_own_maps(beside: Path) -> None:
+    path = plan(beside, LIGO)
+    one, again, other = (settings(path, 0, seed)[2].operator.main.depth for seed in (5, 5, 6))
+    assert all(np.array_equal(one[key], again[key]) for key in one)
+    assert not all(np.array_equal(one[key], other[key]) for key in one)
+
+
 def test_an_interrupt_leaves_nothing(beside: Path) -> None:
     def stop(record: Mapping[str, Any]) -> None:
         raise KeyboardInterrupt
