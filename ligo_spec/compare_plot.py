@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.errors import printable
+from ligo_spec.figures import available
 from ligo_spec.ranking import Row
 
 _STYLE = {
@@ -32,17 +32,6 @@ _FORMATS = {"png": {"Software": None}, "svg": {"Date": None}}
 
 _SMOOTHED = 20
 """A curve is the mean over so many parts of it: batches differ more than starts do."""
-
-
-def available() -> bool:
-    """Whether matplotlib is installed; importing it waits until here."""
-    try:
-        importlib.import_module("matplotlib")
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        return False
-    return True
 
 
 def plots(rows: Sequence[Row], references: Sequence[Row], name: str) -> dict[str, bytes]:

@@ -241,9 +241,8 @@ def _events(bars: Progress) -> Events:
 
     def fit(record: Mapping[str, Any]) -> None:
         if record.get("event") == "step":
-            note, steps = f"loss {record['loss']:.4f}", record["steps"]
-            name = printable(record.get("candidate", "fit"), 60)  # of a race, a bar a candidate
-            bars.update(task(name, steps), completed=record["step"], total=steps, note=note)
+            note = f"loss {record['loss']:.4f}"
+            bars.update(task("fit", record["steps"]), completed=record["step"], note=note)
 
     def written(done: int, total: int) -> None:
         bars.update(task("write", total), completed=done, note=f"{_bytes(done)} of {_bytes(total)}")
