@@ -21,16 +21,19 @@ unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV __PYVENV_LAUNCHER__ PI
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types schema venv clean
+.PHONY: help demo test savings-quick lint types schema venv clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## grow a small trained model and look at what comes out
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+savings-quick: $(STAMP)  ## a few steps of the savings benchmark, for its working and not for its numbers
+	@$(BIN)/python benchmarks/savings.py llama --quick --seeds 1 --jobs $(JOBS)
 
 lint: $(STAMP)  ## check style and format
 	@$(BIN)/ruff check .

@@ -1,0 +1,87 @@
+"""The starts that are held against one another, as a plan would say them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ligo_spec.plan import CandidateFit, OperatorChoice
+
+PUBLISHED_WARMUP = 10_000
+"""Steps of the official code's warm-up, which its 100 steps never leave; plans do not allow it, so it is set here."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to grow.
+
+    Args:
+        name: In results and tables.
+        width: The plan's ``operator.width``.
+        depth: The plan's ``operator.depth``, where layers grow.
+        fit: The plan's ``fit``, where the operator is learned; its learning rate is the track's.
+        published_warmup: Whether the fit has the official code's warm-up.
+    """
+
+    name: str
+    width: Mapping[str, Any]
+    depth: Mapping[str, Any]
+    fit: Mapping[str, Any] | None = None
+    published_warmup: bool = False
+
+    def choice(self, deeper: bool) -> OperatorChoice:
+        """As a plan's ``operator``."""
+        return OperatorChoice.model_validate({"width": self.width, "depth": self.depth if deeper else None})
+
+    def candidate(self, rate: float) -> CandidateFit | None:
+        """As a candidate's ``fit``."""
+        return None if self.fit is None else CandidateFit.model_validate({"learning_rate": rate, **self.fit})
+
+
+def _method(name: str) -> dict[str, Any]:
+    return {"method": name}
+
+
+STACK, IDENTITY, INTERPOLATE = _method("stack"), _method("identity"), _method("interpolate")
+
+EVEN = {"method": "net2net", "choice": "even"}
+"""Copies of each unit in turn, which every ratio allows."""
+
+LIGO = {"width": _method("noisy_average"), "depth": _method("noisy_stack")}
+
+
+STATIC = (
+    Method("even copies + stack", EVEN, STACK),
+    Method("even copies + interpolate", EVEN, INTERPOLATE),
+    Method("net2net + stack", _method("net2net"), STACK),
+    Method("bert2bert AKI + stack", _method("bert2bert"), STACK),
+    Method("noisy copies + stack", {**EVEN, "noise": 10.0}, STACK),
+    Method("lemon + identity", _method("lemon"), IDENTITY),
+    Method("zero_pad + identity", _method("zero_pad"), IDENTITY),
+    Method("zero_pad + stack", _method("zero_pad"), STACK),
+)
+
+UNFITTED = Method("LiGO, not fitted", **LIGO)
+
+FITTED = tuple(
+    Method(f"LiGO, {steps} steps", **LIGO, fit={"steps": steps, "warmup_steps": min(10, steps // 4)})
+    for steps in (20, 60, 100)
+)
+
+PUBLISHED = Method("LiGO, published warm-up", **LIGO, fit={"steps": 100}, published_warmup=True)
+
+METHODS = {method.name: method for method in (*STATIC, UNFITTED, *FITTED, PUBLISHED)}
+
+
+def methods_for(deeper: bool) -> tuple[str, ...]:
+    """The methods of a track; where no layers grow, one of those that differ in depth alone."""
+    if deeper:
+        return tuple(METHODS)
+    first: dict[str, str] = {}
+    for method in METHODS.values():
+        first.setdefault(repr((method.width, method.fit, method.published_warmup)), method.name)
+    return tuple(first.values())
+
+
+SCRATCH, SMALL = "scratch", "small alone"

@@ -1,0 +1,149 @@
+"""What runs amount to: final losses at equal FLOPs, and what a start saves of a tuned scratch run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import mean, stdev
+from typing import Any
+
+from course.methods import METHODS, SCRATCH, SMALL
+from course.stages import HALF, WHOLE, last
+from course.tracks import Track
+
+Record = Mapping[str, Any]
+
+MEASURED = (HALF, WHOLE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to get a large model, over its seeds.
+
+    Args:
+        method: Its name.
+        decayed: Grown from a decayed small model.
+        rate: The learning rate that was chosen.
+        losses: At the whole budget, on the part to report, a seed each.
+        accuracies: The same, where classes are told.
+        saved: Share of a tuned scratch run that it takes less to the same loss, source counted, a seed each; None where
+            that is not reached, or was reached before the smallest budget that was measured.
+        sunk: The same with the source not counted.
+        fit: What the fit cost, in steps of the large model.
+        crossed: Share of scratch's FLOPs at which its curve first was at scratch's last loss, in the mean.
+        early: Whether scratch's loss was reached before the smallest budget, on some seed.
+    """
+
+    method: str
+    decayed: bool
+    rate: float
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    saved: tuple[float, ...]
+    sunk: tuple[float, ...]
+    fit: float
+    crossed: float | None
+    early: bool
+
+    @property
+    def loss(self) -> float:
+        """Mean over seeds."""
+        return mean(self.losses)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; not a number for one."""
+        return stdev(self.losses) if len(self.losses) > 1 else math.nan
+
+
+def final_records(records: Sequence[Record], method: str, *, decayed: bool = False) -> list[Record]:
+    """The runs of a method to the whole budget at the rate that was chosen, by seed.
+
+    That is the rate with the most seeds: the others were tried on one. With one seed it is the best of them.
+    """
+    wanted = (WHOLE,) if method == SMALL or decayed else MEASURED
+    by_rate: dict[float, dict[int, Record]] = {}
+    for record in records:
+        if record["method"] == method and record["decayed"] == decayed and tuple(record["totals"]) == wanted:
+            by_rate.setdefault(record["rate"], {})[record["seed"]] = record
+    if not by_rate:
+        return []
+    chosen = min(by_rate.values(), key=lambda runs: (-len(runs), last(runs[min(runs)])))
+    return [chosen[seed] for seed in sorted(chosen)]
+
+
+def rows_of(track: Track, records: Sequence[Record]) -> list[Row]:
+    """All methods that have been run to the whole budget, best first."""
+    target = _mean_loss(track, final_records(records, SCRATCH))
+    glance = mean(record["curve"][-1][1] for record in final_records(records, SCRATCH))
+    rows = []
+    for method in (SCRATCH, SMALL, *METHODS):
+        for decayed in (False, True):
+            runs = final_records(records, method, decayed=decayed)
+            if runs:
+                rows.append(_row(track, method, decayed, runs, target, glance))
+    return sorted(rows, key=lambda row: row.loss)
+
+
+def _row(track: Track, method: str, decayed: bool, runs: Sequence[Record], target: float, glance: float) -> Row:
+    source = 0.0 if method in (SCRATCH, SMALL) else track.source
+    reached = [one for run in runs if method != SCRATCH and (one := reached_at(track, run, target)) is not None]
+    crossed = [one for run in runs if (one := _crossed(track, run, glance)) is not None]
+    whole = f"{track.total:g}"
+    return Row(
+        method,
+        decayed,
+        runs[0]["rate"],
+        tuple(loss_at(track, run, WHOLE) for run in runs),
+        tuple(run["finals"][whole]["report_accuracy"] for run in runs if "report_accuracy" in run["finals"][whole]),
+        tuple(1 - share for share in reached),
+        tuple(1 - share + source for share in reached),
+        runs[0]["fit"],
+        mean(crossed) if len(crossed) == len(runs) else None,
+        any(loss_at(track, run, HALF) <= target for run in runs if len(run["totals"]) > 1),
+    )
+
+
+def loss_at(track: Track, record: Record, share: float, part: str = "report") -> float:
+    """A run's loss at the end of a budget; infinite where it diverged."""
+    finals = record["finals"].get(f"{share * track.total:g}")
+    return float(finals[part]) if finals else math.inf
+
+
+def reached_at(track: Track, record: Record, target: float) -> float | None:
+    """The share of the budget at which a run's final loss would be ``target``.
+
+    Between two budgets that were measured, the loss is taken to be linear in the logarithm of the budget.
+    """
+    points = [(share, loss_at(track, record, share)) for share in record["totals"]]
+    for (less, above), (more, below) in pairwise(points):
+        if above > target >= below:
+            part = (above - target) / (above - below)
+            return math.exp(math.log(less) + part * (math.log(more) - math.log(less)))
+    return None
+
+
+def paired(track: Track, records: Sequence[Record], method: str, other: str) -> tuple[float, ...]:
+    """Final losses of a method less those of another, seed by seed."""
+    ours = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, method)}
+    theirs = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, other)}
+    return tuple(ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
+
+
+def tuning(records: Sequence[Record], method: str) -> Iterator[tuple[float, str, float]]:
+    """Every rate that a method was tried at: the rate, the budget, and the loss on the part to choose by."""
+    for record in records:
+        if record["method"] == method and not record["decayed"] and tuple(record["totals"]) in ((HALF,), (HALF, WHOLE)):
+            for total, losses in record["finals"].items():
+                yield record["rate"], total, losses["choose"]
+
+
+def _mean_loss(track: Track, runs: Sequence[Record]) -> float:
+    return mean(loss_at(track, run, WHOLE) for run in runs)
+
+
+def _crossed(track: Track, record: Record, glance: float) -> float | None:
+    first = next((at for at, loss in record["curve"] if loss <= glance), None)
+    return None if first is None else first / track.total

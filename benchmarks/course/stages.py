@@ -1,0 +1,91 @@
+"""Which runs a track takes, and in which order: each stage is chosen by what the one before it showed.
+
+Scratch and the small model alone are tuned first. Every way to grow gets the same number of learning rates, on one seed
+and at half of the budget; the best one by the part to choose by is then run on all seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from course.methods import SCRATCH, SMALL
+from course.runs import Run
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Records by the key of their run."""
+
+Do = Callable[[Sequence[Run]], Results]
+"""Makes the runs that are not there yet, and gives all results."""
+
+WIDER = 2.0
+"""Between a rate at the edge of those that were tried and the next one."""
+
+EXTENSIONS = 2
+"""So often the range of rates is made wider, where the best one is at an edge."""
+
+GROWN = (0.25, 0.5, 1.0)
+"""Rates after growth, in those of the tuned scratch."""
+
+HALF, WHOLE = 0.5, 1.0
+
+
+def course(
+    do: Do, rates: Sequence[float], methods: Sequence[str], decayed: Sequence[str], seeds: int, *, extensions: int
+) -> Results:
+    """All runs of a track.
+
+    Args:
+        do: Makes runs.
+        rates: That scratch and the small model alone are tried at first.
+        methods: Ways to grow.
+        decayed: Those of them that are grown from a decayed small model too.
+        seeds: How many.
+        extensions: As for ``tuned``.
+    """
+    everyone = range(seeds)
+    small = tuned(do, SMALL, rates, (HALF,), extensions)
+    do([Run(SMALL, seed, small, ()) for seed in everyone])  # what is grown
+    scratch = tuned(do, SCRATCH, rates, (HALF, WHOLE), extensions)
+    do([Run(SCRATCH, seed, scratch, (HALF, WHOLE)) for seed in everyone])
+    grown = [scratch * share for share in GROWN]
+    do([Run(method, 0, rate, (HALF,)) for method in methods for rate in grown])
+    chosen = {method: best(do([]), method, grown, (HALF,)) for method in methods}
+    do([Run(method, seed, chosen[method], (HALF, WHOLE)) for seed in everyone for method in methods])
+    do([Run(method, seed, chosen[method], (WHOLE,), True) for seed in everyone for method in decayed])
+    return do([Run(SMALL, seed, small, (WHOLE,)) for seed in everyone])
+
+
+def tuned(do: Do, method: str, rates: Sequence[float], totals: tuple[float, ...], extensions: int) -> float:
+    """The best learning rate at the last of some budgets.
+
+    Args:
+        do: Makes runs.
+        method: What is tuned.
+        rates: That are tried at first.
+        totals: The budgets.
+        extensions: So often the range is made wider where the best rate is at an edge of it.
+    """
+    tried = sorted(rates)
+    for _ in range(extensions + 1):
+        results = do([Run(method, 0, rate, totals) for rate in tried])
+        found = best(results, method, tried, totals)
+        if found == tried[0]:
+            tried.insert(0, tried[0] / WIDER)
+        elif found == tried[-1]:
+            tried.append(tried[-1] * WIDER)
+        else:
+            break
+    return found
+
+
+def best(results: Results, method: str, rates: Sequence[float], totals: tuple[float, ...]) -> float:
+    """The rate with the lowest loss on the part to choose by, at the last budget, on the first seed."""
+    losses = {rate: last(results[Run(method, 0, rate, totals).key]) for rate in rates}
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def last(record: Mapping[str, Any], part: str = "choose") -> float:
+    """The loss at the largest budget; infinite where the training diverged."""
+    finals = record["finals"]
+    return float(finals[max(finals, key=float)][part]) if finals else float("inf")

@@ -1,0 +1,80 @@
+"""Tables in Markdown, as docs/savings.md has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
+
+from course.methods import METHODS, SCRATCH, SMALL
+from course.savings import Record, Row, final_records, paired, rows_of, tuning
+from course.stages import HALF
+from course.tracks import Track
+
+CONTROL = "LiGO, not fitted"
+
+
+def tables(track: Track, records: Sequence[Record]) -> str:
+    """Everything that a track has shown."""
+    rows = rows_of(track, records)
+    parts = [_head(track, records), "\n".join(_main(track, rows)), "\n".join(_paired(track, records))]
+    return "\n\n".join([*parts, "\n".join(_tuned(records))]) + "\n"
+
+
+def _head(track: Track, records: Sequence[Record]) -> str:
+    large = next(record for record in records if "step_flops" in record)
+    small = final_records(records, SMALL)
+    cost = small[0]["cost"] if small else math.nan
+    flops, counted = large["step_flops"], large["torch_flops"]
+    return (
+        f"### {track.title}\n\n"
+        f"Budget {track.total} steps of the large model, {track.total * flops:.2e} FLOPs (a step by formula over "
+        f"torch's counter: {flops / counted:.3f}); a small step costs {cost:.3f} of a large one; growth after "
+        f"{track.source:.0%} of the budget."
+    )
+
+
+def _main(track: Track, rows: Sequence[Row]) -> Iterator[str]:
+    accurate = any(row.accuracies for row in rows)
+    yield (
+        "| start | rate | final loss, mean ± sd | " + "accuracy | " * accurate + "whole run saved | source sunk | fit |"
+    )
+    yield "|---|---|---|" + "---|" * accurate + "---|---|---|"
+    for row in rows:
+        name = row.method + (", decayed source" if row.decayed else "")
+        cells = [name, f"{row.rate:g}", f"{row.loss:.4f}{_spread(row.losses)}"]
+        cells += [f"{mean(row.accuracies):.1%}"] if row.accuracies else ["-"] * accurate
+        cells += [_saved(row, row.saved), _saved(row, row.sunk), f"{row.fit:.0f}" if row.fit else ""]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f" ± {stdev(values):.4f}" if len(values) > 1 else " (one seed)"
+
+
+def _saved(row: Row, shares: Sequence[float]) -> str:
+    if row.method == SCRATCH:
+        return ""
+    if not shares:
+        return f"more than {1 - HALF:.0%}" if row.early else "none"
+    short = "" if len(shares) == len(row.losses) else f" ({len(shares)} of {len(row.losses)} seeds)"
+    return f"{mean(shares):.0%}{f' ± {stdev(shares):.0%}' if len(shares) > 1 else ''}{short}"
+
+
+def _paired(track: Track, records: Sequence[Record]) -> Iterator[str]:
+    yield f"Final loss less that of `{CONTROL}`, seed by seed:"
+    yield ""
+    for method in (SCRATCH, SMALL, *METHODS):
+        gaps = paired(track, records, method, CONTROL)
+        if gaps and method != CONTROL:
+            yield f"- {method}: {', '.join(f'{gap:+.4f}' for gap in gaps)}"
+
+
+def _tuned(records: Sequence[Record]) -> Iterator[str]:
+    yield "Rates that were tried on the first seed (loss on the part to choose by, at half of the budget; scratch and"
+    yield "the small model also at the whole of it):"
+    yield ""
+    for method in (SCRATCH, SMALL, *METHODS):
+        found = sorted(tuning(records, method))
+        if found:
+            yield f"- {method}: " + ", ".join(f"{rate:g} @ {total}: {loss:.4f}" for rate, total, loss in found)

@@ -1,0 +1,126 @@
+"""Does growth pay? Every way to grow against a tuned scratch and the small model alone, at equal FLOPs.
+
+    python benchmarks/savings.py llama            one track, about an hour on two cores
+    python benchmarks/savings.py --quick llama    a few steps of everything: for its working, not for its numbers
+    python benchmarks/savings.py --show           tables and plots from the results that are there
+
+Rules, tracks and what came out: docs/savings.md. Results are in benchmarks/results/, a line of JSON a run; a track that
+was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from course.data import prepare_corpus
+from course.methods import methods_for
+from course.plots import plot
+from course.runs import Place, Run, execute
+from course.stages import EXTENSIONS, Results, course
+from course.tables import tables
+from course.tracks import TRACKS, Track
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+OUT = HERE.parent / "out" / "savings"
+
+DECAYED = ("even copies + stack", "zero_pad + stack", "LiGO, not fitted", "LiGO, 60 steps")
+"""What is grown from a decayed small model too."""
+
+QUICK_STEPS = 40
+QUICK_METHODS = ("even copies + stack", "LiGO, not fitted", "LiGO, 20 steps")
+
+
+class Bench:
+    """Makes runs in processes of their own, and keeps what they showed.
+
+    Args:
+        place: The track and its places.
+        results: A file of one line a run; read where it is there.
+        pool: The processes.
+    """
+
+    def __init__(self, place: Place, results: Path, pool: Executor) -> None:
+        self.place, self.path, self.pool = place, results, pool
+        self.results = {record["key"]: record for record in read(results)}
+
+    def do(self, runs: Sequence[Run]) -> Results:
+        """Make those that are not there yet."""
+        wanted = [run for run in runs if run.key not in self.results]
+        if not wanted:
+            return self.results
+        with Progress() as bar:
+            task = bar.add_task(f"{self.place.track.name}: {wanted[0].method} ...", total=len(wanted))
+            for done in as_completed([self.pool.submit(execute, run, self.place) for run in wanted]):
+                self._keep(done.result())
+                bar.advance(task)
+        return self.results
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        self.results[record["key"]] = record
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The records of a file; none where there is none."""
+    return [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
+
+
+def race(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -> None:
+    """Make all runs of a track that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare_corpus(OUT / "corpus")
+    methods = QUICK_METHODS if asked.quick else methods_for("num_hidden_layers" in track.target)
+    place = Place(track, folder, OUT / "corpus", asked.device)
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        do = Bench(place, results, pool).do
+        decayed = [method for method in DECAYED if method in methods]
+        course(do, track.rates, methods, decayed, asked.seeds, extensions=0 if asked.quick else EXTENSIONS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("track", choices=list(TRACKS), nargs="?")
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    asked = parser.parse_args()
+    if asked.show:
+        show()
+        return
+    if asked.track is None:
+        parser.error("name a track, or ask for what is there with --show")
+    track = TRACKS[asked.track].shortened(QUICK_STEPS) if asked.quick else TRACKS[asked.track]
+    folder = OUT / (f"{track.name}-quick" if asked.quick else track.name)
+    if asked.quick:
+        shutil.rmtree(folder, ignore_errors=True)
+    results = (folder if asked.quick else RESULTS) / f"{track.name}.jsonl"
+    race(track, folder, results, asked)
+    print(tables(track, read(results)))
+
+
+def show() -> None:
+    """Print the tables of all tracks that have results, and draw their plots beside the document."""
+    for name, track in TRACKS.items():
+        records = read(RESULTS / f"{name}.jsonl")
+        if records:
+            print(tables(track, records))
+            plot(track, records, HERE.parent / "docs" / f"savings-{name}.png")
+
+
+if __name__ == "__main__":
+    main()
