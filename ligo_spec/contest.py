@@ -99,10 +99,11 @@ class Contest:
             NumericalError: All diverge.
         """
         starts, racer = self._to_be_had(), open_racer(self.options, self.job.plan.seed)
-        self._expect(len(starts))
         out: list[Row] = []
         if self.options.halving and len(starts) > 1:
+            self._expect(starts[: (len(starts) + 1) // 2], starts)  # which half stays, nobody knows yet
             starts, out = self._halved(starts, racer)
+        self._expect(starts)
         rows = self._race_all(starts, racer, 1.0, "ranked")
         if not rows and not out:
             raise self._none()
@@ -199,9 +200,12 @@ class Contest:
         for seed in self.seeds:
             task = _AS[kind](task_of(self.job, self.small, self.growth, start, seed))
             entrant = Entrant(name, task, start.fit is not None and kind == "grown", kind)
+            before = self.done
             raced = racer.race(entrant, self.options.learning_rates, share, self._counting(name))
+            self.total += self.done - before - self._planned(start, share)
             self.step_flops = raced.step_flops
             if raced.steps < 1:
+                self.total -= self._planned(start, share) * (len(self.seeds) - 1)
                 spent = raced.fit_flops / raced.step_flops
                 reason = f"its fit costs as much as {spent:.1f} steps, and the budget is {self._budget()}"
                 self.missing[name] = reason
@@ -227,12 +231,17 @@ class Contest:
         assert data is not None, "require_data has looked"
         return self.options.budget_steps(data)
 
-    def _expect(self, candidates: int) -> None:
-        """How many steps there will be: for the progress bar, fits left out."""
-        each = self._budget() * len(self.options.learning_rates) * len(self.seeds)
-        halved = self.options.halving and candidates > 1
-        whole = (candidates + 1) // 2 if halved else candidates
-        self.total = each * (whole + 1) + (int(each * HALVED_AT) * candidates if halved else 0)
+    def _expect(self, whole: Sequence[Start], halved: Sequence[Start] = ()) -> None:
+        """How many steps there will be, for the progress bar; the random model trains for the whole budget."""
+        each = self._budget() * len(self.options.learning_rates)
+        each += sum(self._planned(start, 1.0) for start in whole)
+        each += sum(self._planned(start, HALVED_AT) for start in halved)
+        self.total = self.done + each * len(self.seeds)
+
+    def _planned(self, start: Start, share: float) -> int:
+        """Steps of one entrant under one seed, before it is known how many its fit leaves it."""
+        fit = start.fit.steps if start.fit else 0
+        return fit + int(self._budget() * share) * len(self.options.learning_rates)
 
     def _counting(self, name: str) -> Log:
         def log(record: Mapping[str, Any]) -> None:

@@ -248,8 +248,10 @@ def _events(bars: Progress) -> Events:
         bars.update(task("write", total), completed=done, note=f"{_bytes(done)} of {_bytes(total)}")
 
     def race(record: Mapping[str, Any]) -> None:
-        note = f"{printable(record['candidate'])}, rate {record['learning_rate']:g}, loss {record['loss']:.4f}"
-        bars.update(task("compare", record["total"]), completed=record["done"], note=note)
+        what = "fit" if record["event"] == "fit" else f"rate {record['learning_rate']:g}"
+        note = f"{printable(record['candidate'])}, {what}, loss {record['loss']:.4f}"
+        total = record["total"]
+        bars.update(task("compare", total), completed=record["done"], total=total, note=note)
 
     return Events(fit, written, race)
 

@@ -15,7 +15,7 @@ class Events:
     Args:
         fit: One record a step, and one for each held-out loss.
         written: ``(bytes so far, bytes in all)`` after every tensor.
-        race: One record a step of every training that ``compare`` runs.
+        race: One record a step of every fit and every training that ``compare`` runs.
     """
 
     fit: Log = lambda record: None

@@ -97,7 +97,7 @@ class Racer(Protocol):
             entrant: What to train.
             rates: Peak learning rates; none to measure the start only.
             share: Of the budget after which to stop.
-            log: Is given a record a step.
+            log: Is given a record a step: ``event`` is ``fit`` for those of the fit, ``step`` for those of training.
 
         Raises:
             PlanError: The plan asks for what cannot be done.

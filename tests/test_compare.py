@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.progress import Progress
 
 import ligo_spec
 from ligo_spec import InputError, NumericalError, PlanError, compare_plot
 from ligo_spec.candidates import Start, candidates_of, plan_of, task_of, usual, winner_text
 from ligo_spec.cli import run
+from ligo_spec.display import _events
 from ligo_spec.documents import loads
 from ligo_spec.job import growth_of, load_job, open_small
 from ligo_spec.plan import CandidateFit, Compare, Fit, Plan, TextData
@@ -240,14 +242,37 @@ def test_the_same_plan_gives_the_same_bytes(finished: Finished, tmp_path: Path) 
 
 
 def test_every_step_is_told(finished: Finished) -> None:
+    """Those of fits too; at the end as many are done as were to be expected."""
     _, found, records = finished
     trained = [*found.rows, found.references[0]]
-    assert len(records) == sum(len(trial.curve) for row in trained for trial in row.trials)
+    fits = [record for record in records if record["event"] == "fit"]
+    assert [(record["candidate"], record["step"], record["steps"]) for record in fits] == [
+        ("LiGO", step, 3) for step in (1, 2, 3)
+    ]
+    assert len(records) == 3 + sum(len(trial.curve) for row in trained for trial in row.trials)
     assert [record["done"] for record in records] == list(range(1, len(records) + 1))
+    assert records[-1]["total"] == len(records)
+    assert all(record["done"] <= record["total"] for record in records)
     assert {record["candidate"] for record in records} == {row.name for row in trained}
-    curve = [record["loss"] for record in records if record["candidate"] == found.winner][:8]
+    steps = [record for record in records if record["event"] == "step"]
+    curve = [record["loss"] for record in steps if record["candidate"] == found.winner][:8]
     best = next(row for row in found.rows if row.name == found.winner).trials[0]
     assert tuple(curve) == best.curve
+
+
+def test_the_bar_shows_fits_and_trainings(finished: Finished) -> None:
+    """One bar, that is full at the end."""
+    bars, records = Progress(), finished[2]
+    events = _events(bars)
+    notes = []
+    for record in records:
+        events.race(record)
+        (task,) = bars.tasks
+        assert (task.completed, task.total) == (record["done"], record["total"])
+        notes.append(task.fields["note"])
+    assert task.finished
+    assert sum(note.startswith("LiGO, fit, loss ") for note in notes) == 3
+    assert sum(", rate 0.01, loss " in note for note in notes) > 3 * 8
 
 
 def test_the_table_names_all(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,11 +322,22 @@ def test_halving_drops_the_worse_half_after_a_third(beside: Path) -> None:
 
 
 def test_halving_keeps_what_its_fit_has_not_let_train_yet(beside: Path) -> None:
-    found = compare(plan(beside, COPIES, PADDED, FITTED, learning_rates=[1e-2], halving=True, budget={"steps": 8}))
+    records: list[Mapping[str, Any]] = []
+    path = plan(beside, COPIES, PADDED, FITTED, learning_rates=[1e-2], halving=True, budget={"steps": 8})
+    found = compare(path, events=ligo_spec.Events(race=records.append))
+    assert len([record for record in records if record["event"] == "fit"]) == 2 * 3  # survivors run again
+    assert records[-1]["done"] == records[-1]["total"] == len(records)
     (fitted,) = (row for row in found.rows if row.name == "LiGO")
     assert fitted.status == "ranked"
     assert fitted.steps == 4
     assert [row.status for row in found.rows].count("dropped") == 1
+
+
+def test_fits_that_leave_nothing_of_the_budget_are_no_candidates(beside: Path) -> None:
+    """Where all are such, with halving too, that is said."""
+    path = plan(beside, DEAR, {**DEAR, "name": "as dear"}, learning_rates=[1e-2], halving=True)
+    with pytest.raises(PlanError, match="candidate too dear is not to be had: its fit costs as much as"):
+        compare(path)
 
 
 def test_one_that_diverges_is_reported_and_the_others_go_on(beside: Path) -> None:

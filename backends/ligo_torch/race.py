@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class TorchRacer:
             return Raced(step, fit_flops, 0, None, ())
         if entrant.fitted:
             try:
-                learn(model, learnable, fits, lambda record: None)
+                learn(model, learnable, fits, _fitting(log, entrant.task.seed))
             except NumericalError as error:
                 return Raced(step, fit_flops, steps, None, (), str(error))
         course = Course(model, Heldout(fits, self.options, self.seed), self._batches(fits), self.options, steps)
@@ -72,6 +73,16 @@ class TorchRacer:
 
     def _batches(self, fits: Batches) -> Batches:
         return Batches(fits.tokens, fits.options, fits.objective, fits.draws, fits.device, "compare")
+
+
+def _fitting(log: Log, seed: int) -> Log:
+    """The steps of a fit, told apart from those of training."""
+
+    def told(record: Mapping[str, Any]) -> None:
+        if record["event"] == "step":
+            log({**record, "event": "fit", "seed": seed})
+
+    return told
 
 
 def _prepared(entrant: Entrant, tokens: Tokens | None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
