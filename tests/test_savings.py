@@ -1,0 +1,213 @@
+"""The savings benchmark: what its figures rest on. That it works from end to end is ``make savings-quick``."""
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course.data import Text
+from course.methods import METHODS, SCRATCH, SMALL, methods_for
+from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
+from course.savings import final_records, loss_at, reached_at, rows_of
+from course.stages import HALF, WHOLE, Results, best, course, tuned
+from course.tables import tables
+from course.tracks import TRACKS, Track
+from course.training import DECAY, Runner, budget
+
+TRACK = TRACKS["llama"]
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(50, 5000), st.floats(0, 0.5), st.floats(0.05, 1), st.integers(1, 30))
+def test_a_budget_is_spent_and_its_last_fifth_decays(total: int, spent: float, cost: float, warmup: int) -> None:
+    made = budget(total, spent * total, cost, warmup)
+    assert made is not None
+    assert spent * total + made.steps * cost <= total < spent * total + (made.steps + 1) * cost + 1e-6
+    assert made.decay_from == max(warmup, int(((1 - DECAY) * total - spent * total) / cost))
+
+
+def test_no_budget_is_left_where_all_is_spent() -> None:
+    assert budget(100, 100, 1.0, 5) is None
+    assert budget(100, 96, 1.0, 5) is None, "four steps are less than the warm-up"
+
+
+class _Line(torch.nn.Module):
+    """One weight; its loss is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor([[2.0]]))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> Any:
+        logits = x @ self.w
+        return SimpleNamespace(loss=((logits - labels) ** 2).mean(), logits=logits[None])
+
+
+class _Model:
+    model = _Line()
+
+    def loss(self, weights: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]) -> Any:
+        return torch.func.functional_call(self.model, dict(weights), kwargs=dict(batch)).loss
+
+    def predicted(self, batch: Mapping[str, torch.Tensor]) -> int:
+        return len(batch["labels"])
+
+
+class _Data:
+    """A different batch for every name."""
+
+    def batch(self, name: str, seed: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(4, 1, generator=torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode())))
+        return {"x": x, "labels": 0.5 * x + 0.1}
+
+    def heldout(self, part: str) -> Iterator[dict[str, torch.Tensor]]:
+        yield self.batch(part, 0)
+
+
+def _runner() -> Runner:
+    weights = {"w": torch.tensor([[2.0]])}
+    options = {"seed": 0, "rate": 0.01, "warmup": 3, "weight_decay": 0.1}
+    return Runner(_Model(), weights, _Data(), **options)  # type: ignore[arg-type]
+
+
+def test_branches_leave_the_trunk_as_it_was() -> None:
+    budgets = [budget(total, 0, 1.0, 3) for total in (20, 40, 80)]
+    together = _runner().run([one for one in budgets if one is not None])
+    for one in budgets:
+        assert one is not None
+        assert _runner().run([one]).finals[one.total] == together.finals[one.total]
+    assert together.finals[80]["report"] < together.finals[20]["report"]
+
+
+def test_the_rate_warms_up_stays_and_falls() -> None:
+    runner, one = _runner(), budget(20, 0, 1.0, 3)
+    assert one is not None
+    rates = []
+    for runner.done in range(20):
+        rates.append(runner._rate(one if runner.done >= one.decay_from else None))
+    assert rates[0] == pytest.approx(0.0025)
+    assert rates[3:16] == [0.01] * 13
+    assert all(after < before for before, after in pairwise(rates[15:]))
+    assert 0 < rates[-1] < 0.25 * 0.01
+
+
+def test_a_training_that_diverges_says_when() -> None:
+    runner = _runner()
+    runner.weights["w"].data.fill_(math.inf)
+    found = runner.run([one for one in [budget(20, 0, 1.0, 3)] if one is not None])
+    assert (found.diverged, found.finals) == (1, {})
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class _Bench:
+    """Losses by a formula: every method has a rate that suits it best."""
+
+    def __init__(self, best_rate: float) -> None:
+        self.best_rate, self.results, self.made = best_rate, {}, 0
+
+    def do(self, runs: Sequence[Run]) -> Results:
+        for run in runs:
+            if run.key not in self.results:
+                self.made += 1
+                self.results[run.key] = self._record(run)
+        return self.results
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        off = abs(math.log(run.rate / self.best_rate)) + 0.1 * (run.method == SCRATCH) + 0.01 * run.seed
+        losses = {f"{share * TRACK.total:g}": 2 + off - math.log(share) for share in run.totals}
+        finals = {total: {"choose": loss, "report": loss + 0.5} for total, loss in losses.items()}
+        record = {"method": run.method, "seed": run.seed, "rate": run.rate, "totals": list(run.totals)}
+        rest = {"cost": 0.2, "fit": 0.0, "curve": [[0, 9.0], [TRACK.total, 2.0]], "step_flops": 2.0, "torch_flops": 2.0}
+        return record | rest | {"decayed": run.decayed, "finals": finals}
+
+
+@pytest.mark.parametrize(("best_rate", "tried"), [(2e-3, 3), (4e-3, 4), (8e-3, 5), (64e-3, 5)])
+def test_rates_are_tried_until_the_best_is_at_no_edge(best_rate: float, tried: int) -> None:
+    bench = _Bench(best_rate)
+    found = tuned(bench.do, SCRATCH, (1e-3, 2e-3, 4e-3), (HALF, WHOLE), extensions=2)
+    assert found == pytest.approx(min(best_rate, 16e-3))
+    assert bench.made == tried
+
+
+def test_a_course_gives_every_method_the_same() -> None:
+    bench = _Bench(2e-3)
+    methods = list(METHODS)[:3]
+    results = course(bench.do, (1e-3, 2e-3, 4e-3), methods, methods[:1], 3, extensions=2)
+    for method in methods:
+        runs = [record for record in results.values() if record["method"] == method and not record["decayed"]]
+        assert sorted((r["rate"], r["seed"], tuple(r["totals"])) for r in runs) == [
+            (5e-4, 0, (HALF,)),
+            (1e-3, 0, (HALF,)),
+            (2e-3, 0, (HALF,)),
+            *((2e-3, seed, (HALF, WHOLE)) for seed in range(3)),
+        ]
+    assert [r["seed"] for r in results.values() if r["decayed"]] == [0, 1, 2]
+    records = list(results.values())
+    assert [r["rate"] for r in final_records(records, SCRATCH)] == [2e-3] * 3
+    assert len(final_records(records, SMALL)) == 3
+    rows = rows_of(TRACK, records)
+    assert [row.method for row in rows if row.method in methods and not row.decayed] == methods
+    assert all(len(row.losses) == 3 for row in rows)
+    assert f"| {SCRATCH} | 0.002 | 2.6100 ± 0.0100" in tables(TRACK, records)
+
+
+def test_the_best_rate_is_chosen_on_the_part_to_choose_by() -> None:
+    runs = [Run("m", 0, rate, (HALF,)) for rate in (1.0, 2.0)]
+    finals = [{"700": {"choose": 1.0, "report": 9.0}}, {"700": {"choose": 2.0, "report": 1.0}}]
+    results = {run.key: {"finals": one} for run, one in zip(runs, finals, strict=True)}
+    assert best(results, "m", [1.0, 2.0], (HALF,)) == 1.0
+    assert best({**results, runs[0].key: {"finals": {}}}, "m", [1.0, 2.0], (HALF,)) == 2.0, "the other diverged"
+
+
+# --- what it amounts to -----------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.51, 0.99), st.floats(0.05, 2))
+def test_a_saving_is_read_off_the_logarithm_of_the_budget(share: float, slope: float) -> None:
+    losses = {x: 2.0 - slope * math.log(x) for x in (HALF, WHOLE)}
+    finals = {f"{x * TRACK.total:g}": {"report": loss} for x, loss in losses.items()}
+    record = {"totals": [HALF, WHOLE], "finals": finals}
+    assert reached_at(TRACK, record, 2.0 - slope * math.log(share)) == pytest.approx(share)
+    assert reached_at(TRACK, record, 2.0 - 1e-6) is None, "not reached"
+    assert reached_at(TRACK, record, losses[HALF] + 1) is None, "reached before the first budget: nobody knows when"
+    assert loss_at(TRACK, {"finals": {}}, WHOLE) == math.inf
+
+
+def test_where_no_layers_grow_no_start_is_there_twice() -> None:
+    assert methods_for(deeper=True) == tuple(METHODS)
+    kept = methods_for(deeper=False)
+    assert "even copies + interpolate" not in kept
+    assert "zero_pad + stack" not in kept
+    assert {"even copies + stack", "zero_pad + identity", "LiGO, not fitted", "LiGO, 60 steps"} <= set(kept)
+
+
+@pytest.mark.parametrize("track", TRACKS.values(), ids=TRACKS)
+def test_steps_cost_what_torch_counts(track: Track, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "part.txt").write_text("text " * 2000)
+    place = Place(track, tmp_path, tmp_path)
+    task = _task(place, METHODS[ANY], 0, _blank(place, 0))
+    model = _model(task, place)
+    data = _batch(track, tmp_path)
+    assert _step_flops(task, model, track) == pytest.approx(counted_flops(model, _drawn(model, 0), data), rel=0.02)
+
+
+def _batch(track: Track, corpus: Path) -> Mapping[str, torch.Tensor]:
+    if track.objective == "image_classification":
+        labels = torch.zeros(track.batch_size, dtype=torch.long)
+        return {"pixel_values": torch.zeros(track.batch_size, 1, 8, 8), "labels": labels}
+    (corpus / "heldout").mkdir()
+    (corpus / "heldout" / "part.txt").write_text("other " * 2000)
+    return Text.of(track, corpus).batch("flops", 0)
