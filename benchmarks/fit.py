@@ -43,7 +43,7 @@ QUICK = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size
 
 WAYS = ("plain", "ours", "official")
 
-OPTIONS = {"again": {"gradient_checkpointing": True}, "bfloat16": {"precision": "bfloat16"}}
+OPTIONS: dict[str, dict[str, Any]] = {"again": {"gradient_checkpointing": True}, "bfloat16": {"precision": "bfloat16"}}
 """More ways: ours under an option of the plan's ``fit``."""
 
 LONG = 1024
