@@ -43,8 +43,12 @@ QUICK = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size
 
 WAYS = ("plain", "ours", "official")
 
-OPTIONS: dict[str, dict[str, Any]] = {"again": {"gradient_checkpointing": True}, "bfloat16": {"precision": "bfloat16"}}
-"""More ways: ours under an option of the plan's ``fit``."""
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {"again": {"gradient_checkpointing": True}},
+    "cuda": {"again": {"gradient_checkpointing": True}, "bfloat16": {"precision": "bfloat16"}},
+}
+"""More ways, by device: ours under an option of the plan's ``fit``. Few CPUs compute in bfloat16; the others take many
+times as long."""
 
 LONG = 1024
 """Tokens of a window where memory is measured."""
@@ -76,7 +80,8 @@ def plan_in(place: Path, config: dict[str, Any], tokens: int, parts: int, device
 def step_of(way: str, plan: Path) -> Step:
     """One step of a way: forward and backward over the micro-batches, and the optimizer."""
     task = fit_task(load_job(plan))
-    model, learnable, batches = prepare(replace(task, options=task.options.model_copy(update=OPTIONS.get(way, {}))))
+    options = task.options.model_copy(update=OPTIONS[task.options.device].get(way, {}))
+    model, learnable, batches = prepare(replace(task, options=options))
     parts = batches.train(0)
     trained = list[torch.Tensor](learnable.parameters)
     if way == "plain":
@@ -190,7 +195,7 @@ def peak_of(way: str, plan: Path, device: str) -> int:
 def memory(plan: Path, device: str) -> dict[str, int]:
     """Peaks by way, each in a process of its own."""
     found = {}
-    for way in (*WAYS, *OPTIONS):
+    for way in (*WAYS, *OPTIONS[device]):
         arguments = [sys.executable, __file__, "--peak-of", way, "--plan", str(plan), "--device", device]
         found[way] = int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()[-1])
     return found
@@ -203,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; more of them stall on a busy machine")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--peak-of", choices=[*WAYS, *OPTIONS], help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", choices=[*WAYS, *OPTIONS["cuda"]], help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -222,7 +227,7 @@ def measured(config: dict[str, Any], cases: list[tuple[int, int]], asked: argpar
     with tempfile.TemporaryDirectory() as name:
         for number, (tokens, parts) in enumerate(cases, 1):
             plan = plan_in(Path(name), config, tokens, parts, asked.device)
-            ways = (*WAYS, *OPTIONS) if number == 1 else WAYS  # the options cost about the same share everywhere
+            ways = (*WAYS, *OPTIONS[asked.device]) if number == 1 else WAYS  # options cost a like share everywhere
             seconds = timed({way: step_of(way, plan) for way in ways}, 2 if asked.quick else asked.rounds, asked.device)
             row = {"tokens": tokens, "micro_batches": parts, "plain_seconds": min(seconds["plain"])}
             rows.append(row | over_plain(seconds))
