@@ -1,12 +1,12 @@
-"""What a step of a fit costs, against a plain training step of the same large model and against the naive way.
+"""What a step of a fit costs, against a plain training step of the same large model and against the official way.
 
     python benchmarks/fit.py                  tokens a step, micro-batches, and memory, each as a ratio within this run
     python benchmarks/fit.py --quick          a small model, two steps: for its working, not for its numbers
     python benchmarks/fit.py --device cuda    on a GPU
 
-The naive way rebuilds every large weight from dense maps for each micro-batch, inside the graph of its forward pass, as
-the official code does (``apply_ligo`` in its modules' forward). All three train on the same batches; the plain step
-updates the large model's own weights. Times are the least of several rounds, taken in turns.
+The official way is that of the code published with LiGO: each module builds its large weights whenever it is called,
+so for every micro-batch anew, each layer by itself. All ways train on the same batches with the same optimizer; the
+plain one updates the large model's own weights.
 """
 
 from __future__ import annotations
@@ -20,24 +20,38 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch.nn.utils import parametrize
 
 from ligo_spec.grow import fit_task
 from ligo_spec.job import load_job
-from ligo_spec.maps import Dense, Identity, Map, dense
-from ligo_spec.operator import Operator
-from ligo_torch.fit import gradients, prepare
+from ligo_spec.layout import Slot, pack
+from ligo_spec.maps import Blocks, Dense
+from ligo_torch.fit import accumulated, gradients, prepare
+from ligo_torch.huggingface import FunctionalModel
+from ligo_torch.learnable import LearnableOperator
 
 PAIR = {"n_layer": 3, "n_embd": 96, "n_head": 3, "n_positions": 128, "vocab_size": 256}
 """L3 d96 to L6 d192, GPT-2."""
 
 QUICK = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": 256}
 
-WAYS = ("plain", "ours", "naive")
+WAYS = ("plain", "ours", "official")
+
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {"again": {"gradient_checkpointing": True}},
+    "cuda": {"again": {"gradient_checkpointing": True}, "bfloat16": {"precision": "bfloat16"}},
+}
+"""More ways, by device: ours under an option of the plan's ``fit``. Few CPUs compute in bfloat16; the others take many
+times as long."""
+
+LONG = 1024
+"""Tokens of a window where memory is measured."""
 
 CASES = [(2048, 1), (8192, 1), (8192, 4), (16384, 1)]
 """Tokens a step, and micro-batches."""
@@ -66,65 +80,99 @@ def plan_in(place: Path, config: dict[str, Any], tokens: int, parts: int, device
 def step_of(way: str, plan: Path) -> Step:
     """One step of a way: forward and backward over the micro-batches, and the optimizer."""
     task = fit_task(load_job(plan))
-    if way == "naive":
-        task = replace(task, operator=all_dense(task.operator))
-    model, learnable, batches = prepare(task)
+    options = task.options.model_copy(update=OPTIONS[task.options.device].get(way, {}))
+    model, learnable, batches = prepare(replace(task, options=options))
     parts = batches.train(0)
+    trained = list[torch.Tensor](learnable.parameters)
     if way == "plain":
         weights = {k: v.detach().clone().requires_grad_() for k, v in model.parameters(learnable.weights()).items()}
         trained = list(weights.values())
-    else:
-        trained = list[torch.Tensor](learnable.parameters)
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
-
-    def loss_of(parameters: dict[str, torch.Tensor]) -> None:
-        for part in parts:
-            (model.loss(parameters, part) / len(parts)).backward()  # type: ignore[no-untyped-call]
-
-    def rebuilt() -> None:
-        for part in parts:
-            weights = model.parameters(learnable.weights())
-            (model.loss(weights, part) / len(parts)).backward()  # type: ignore[no-untyped-call]
+    elif way == "official":
+        rebuild(model, learnable)
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         if way == "plain":
-            loss_of(weights)
-        elif way == "ours":
-            gradients(model, learnable, parts)
+            accumulated(model, weights, parts)
+        elif way == "official":
+            accumulated(model, {}, parts)
         else:
-            rebuilt()
+            gradients(model, learnable, parts)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
     return step
 
 
-def all_dense(operator: Operator) -> Operator:
-    """The same operator with every map a whole matrix, identity blocks too."""
-
-    def whole(map_: Map) -> Map:
-        return map_ if isinstance(map_, Identity) else Dense(dense(map_))
-
-    terms = [
-        replace(term, maps={name: tuple(map(whole, choices)) for name, choices in term.maps.items()})
-        for term in operator.terms
-    ]
-    return replace(operator, terms=tuple(terms))
+def rebuild(model: FunctionalModel, learnable: LearnableOperator) -> None:
+    """From now on, the model's modules build their weights by an operator whenever they use them."""
+    slots = {id(model.model.get_parameter(slot.name)): slot for slot in model.slots}
+    owned = [(module, *item) for module in model.model.modules() for item in module.named_parameters(recurse=False)]
+    for module, name, value in owned:  # a tied head builds its own, as the official code unties it
+        parametrize.register_parametrization(module, name, Official(slots[id(value)], learnable))
 
 
-def timed(steps: dict[str, Step], rounds: int, device: str) -> dict[str, float]:
-    """Seconds of a step by way, the least of the rounds, which are taken in turns."""
-    best = dict.fromkeys(steps, float("inf"))
+class Official(torch.nn.Module):
+    """A parameter as the official ``FusedLinear.get_params`` makes it: layers mixed, ``[W, W Cᵀ]``, then ``[W; C W]``.
+
+    Args:
+        slot: What the parameter holds.
+        learnable: The operator, of LiGO's preset.
+    """
+
+    def __init__(self, slot: Slot, learnable: LearnableOperator) -> None:
+        super().__init__()
+        self.slot = slot
+        self.term, self.family = learnable.start.main, learnable.family
+        self.leaf = learnable._leaf
+        stacked = [learnable._small[template] for template in slot.canonical]
+        self.small = [value if slot.layer is None else value.movedim(0, -1).contiguous() for value in stacked]
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        """The large values, as the library lays them out."""
+        parts = [self.built(*pair) for pair in zip(self.slot.canonical, self.small, strict=True)]
+        made: torch.Tensor = pack(parts, self.slot.steps, torch)
+        return made
+
+    def built(self, template: str, weight: torch.Tensor) -> torch.Tensor:
+        """One canonical tensor, ``(d_out_large, d_in_large)``."""
+        if self.slot.layer is not None:
+            weight = (weight * self.leaf(self.term.mix(template))[self.slot.layer]).sum(-1)
+        for axis, dim in reversed(list(enumerate(self.family.tensors[template].touches))):
+            map_ = self.term.map(dim.space, dim.role, self.slot.layer)
+            if isinstance(map_, Blocks) and isinstance(new := map_.parts[1], Dense):
+                rows = self.leaf(new.matrix)
+                weight = torch.cat([weight, weight @ rows.T if axis else rows @ weight], axis)
+        return weight
+
+
+def timed(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of a step by way, of every round; the ways take turns.
+
+    On a CPU these are seconds of work, not of waiting for a core that others use.
+    """
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    seconds: dict[str, list[float]] = {way: [] for way in steps}
     for number in range(rounds + 1):
         for way, step in steps.items():
             synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             step()
             synchronize(device)
             if number:  # the first one warms up
-                best[way] = min(best[way], time.perf_counter() - start)
-    return best
+                seconds[way].append(clock() - start)
+    return seconds
+
+
+def over_plain(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """What every way costs over the plain one: by the least times of both, and the median over rounds."""
+    plain, found = seconds["plain"], {}
+    for way in seconds:
+        if way != "plain":
+            found[f"{way}_over_plain"] = min(seconds[way]) / min(plain)
+            found[f"{way}_over_plain_median"] = median(a / b for a, b in zip(seconds[way], plain, strict=True))
+    return found
 
 
 def synchronize(device: str) -> None:
@@ -147,7 +195,7 @@ def peak_of(way: str, plan: Path, device: str) -> int:
 def memory(plan: Path, device: str) -> dict[str, int]:
     """Peaks by way, each in a process of its own."""
     found = {}
-    for way in WAYS:
+    for way in (*WAYS, *OPTIONS[device]):
         arguments = [sys.executable, __file__, "--peak-of", way, "--plan", str(plan), "--device", device]
         found[way] = int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()[-1])
     return found
@@ -157,10 +205,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; more of them stall on a busy machine")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--peak-of", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", choices=[*WAYS, *OPTIONS["cuda"]], help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -177,19 +225,23 @@ def measured(config: dict[str, Any], cases: list[tuple[int, int]], asked: argpar
     """All figures of one run."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        for tokens, parts in cases:
+        for number, (tokens, parts) in enumerate(cases, 1):
             plan = plan_in(Path(name), config, tokens, parts, asked.device)
-            seconds = timed({way: step_of(way, plan) for way in WAYS}, 2 if asked.quick else asked.rounds, asked.device)
-            row: dict[str, Any] = {"tokens": tokens, "micro_batches": parts, "plain_seconds": seconds["plain"]}
-            row |= {f"{way}_over_plain": seconds[way] / seconds["plain"] for way in WAYS[1:]}
-            rows.append(row)
-            print(row, file=sys.stderr)
-        peaks = memory(plan, asked.device)
+            ways = (*WAYS, *OPTIONS[asked.device]) if number == 1 else WAYS  # options cost a like share everywhere
+            seconds = timed({way: step_of(way, plan) for way in ways}, 2 if asked.quick else asked.rounds, asked.device)
+            row = {"tokens": tokens, "micro_batches": parts, "plain_seconds": min(seconds["plain"])}
+            rows.append(row | over_plain(seconds))
+            print(rows[-1], file=sys.stderr)
+        long = {**config, "n_positions": config["n_positions"] if asked.quick else LONG}
+        place = Path(name) / "long"
+        place.mkdir()
+        peaks = memory(plan_in(place, long, cases[-1][0], 1, asked.device), asked.device)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     pair = {"small": config, "large": "twice the layers, the width and the heads"}
-    peak = {**peaks, "ours_over_plain": peaks["ours"] / peaks["plain"]}
+    peak: dict[str, Any] = {"tokens": cases[-1][0], "window": long["n_positions"], "bytes": peaks}
+    peak |= {f"{way}_over_plain": peaks[way] / peaks["plain"] for way in peaks if way != "plain"}
     device = torch.cuda.get_device_name() if asked.device == "cuda" else f"cpu, {asked.threads} thread(s)"
-    return {"device": device, "versions": versions, "pair": pair, "steps": rows, "peak_bytes": peak}
+    return {"device": device, "versions": versions, "pair": pair, "steps": rows, "peak": peak}
 
 
 if __name__ == "__main__":

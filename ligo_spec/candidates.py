@@ -29,7 +29,16 @@ from ligo_spec.methods.zero_pad import ZeroPad
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.plan import Candidate, CandidateFit, Fit, OperatorChoice, Plan, TextData
 
-SHARED = ("objective", "mask_probability", "micro_batches", "device", "threads")
+SHARED = (
+    "objective",
+    "mask_probability",
+    "micro_batches",
+    "device",
+    "threads",
+    "precision",
+    "compile",
+    "gradient_checkpointing",
+)
 """Keys of ``compare`` that are those of the plan's ``fit`` where they are left out."""
 
 _PAPERS_NOISE = 10.0

@@ -205,6 +205,12 @@ class Fit(Document):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int | None, Field(ge=1, le=4096)] = None
     """CPU threads; results are bit-equal only at equal numbers of threads."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of a step's forward and backward pass; ``bfloat16``: mixed, all that is learned and held-out losses float32."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """Whether torch compiles a step's loss; ``auto``: on a GPU, for 1000 forward passes or more."""
+    gradient_checkpointing: bool = False
+    """Layers are computed again for their gradients, to save memory; the result is the same. Not with ``compile``."""
     learn: Learn = Learn()
     """What is learned, in which structure, and what stays."""
     data: TextData
@@ -280,6 +286,9 @@ class Compare(Document):
     micro_batches: Annotated[int, Field(ge=1, le=10_000)] | None = None
     device: Literal["auto", "cpu", "cuda"] | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+    compile: Literal["auto", "never", "always"] | None = None
+    gradient_checkpointing: bool | None = None
     data: TextData | None = None
 
     def budget_steps(self, data: TextData) -> int:

@@ -414,7 +414,7 @@ def test_a_plan_without_a_comparison_or_text_is_refused(beside: Path) -> None:
 def test_a_budget_may_be_tokens_and_data_those_of_the_fit(beside: Path) -> None:
     """Shared settings come from the plan's fit where the comparison leaves them out; its own fit is a candidate."""
     data = {"path": "text.txt", "tokenizer": "bytes", "seq_len": SEQ_LEN, "batch_size": BATCH}
-    fit = {"data": data, "device": "cpu", "steps": 2, "micro_batches": 2}
+    fit = {"data": data, "device": "cpu", "steps": 2, "micro_batches": 2, "gradient_checkpointing": True}
     more: dict[str, Any] = {"data": None, "device": None, "learning_rates": [1e-2]}
     path = plan(beside, budget={"tokens": 6 * SEQ_LEN * BATCH + 1}, fit=fit, operator=LIGO, **more)
     job = load_job(path)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select
+from ligo_spec.maps import Blocks, Dense, Identity, Kron, Map, Select, arrays_of
 
 torch = pytest.importorskip("torch")
 
 from ligo_torch.backend import apply_map  # noqa: E402
-from ligo_torch.contraction import Step, apply_maps, cheapest, products, products_per_entry  # noqa: E402
+from ligo_torch.contraction import Leaves, Step, apply_maps, cheapest, products, products_per_entry  # noqa: E402
 
 
 def dense(rng: np.random.Generator, large: int, small: int) -> Dense:
@@ -41,6 +41,10 @@ def leaf(array: Any) -> Any:
     return torch.tensor(array)
 
 
+def drawn_maps(rng: np.random.Generator, kind: str, count: int) -> list[Map]:
+    return [drawn_map(rng, kind, 4) for _ in range(count)]
+
+
 KINDS = ("identity", "select", "kron", "dense", "new rows")
 
 
@@ -51,10 +55,43 @@ def test_maps_of_all_layers_at_once(kinds: list[str], seed: int, axis: int) -> N
     maps = [drawn_map(rng, kind if kind != "identity" else "new rows", 4) for kind in kinds]
     tensors = torch.tensor(rng.standard_normal((3, 4, 4, 4)))
     wanted = torch.stack([apply_map(map_, tensors[i], axis - 1, leaf) for i, map_ in enumerate(maps)])
-    torch.testing.assert_close(apply_maps(maps, tensors, axis, leaf), wanted, rtol=1e-12, atol=1e-12)
-    same = apply_maps(maps[:1], tensors, axis, leaf)
+    torch.testing.assert_close(apply_maps(maps, tensors, axis, Leaves(leaf)), wanted, rtol=1e-12, atol=1e-12)
+    same = apply_maps(maps[:1], tensors, axis, Leaves(leaf))
     each = torch.stack([apply_map(maps[0], tensors[i], axis - 1, leaf) for i in range(3)])
     torch.testing.assert_close(same, each, rtol=1e-12, atol=1e-12)
+
+
+@given(st.sampled_from(KINDS), st.sampled_from([1, 3]), st.integers(2, 4), st.data())
+def test_gradients_of_maps_of_all_layers(kind: str, count: int, ndim: int, data: st.DataObject) -> None:
+    """Of the tensors and of the maps' arrays: along any side of vectors, matrices and stacks of matrices."""
+    axis, seed = data.draw(st.integers(1, ndim - 1)), data.draw(st.integers(0, 9))
+    rng = np.random.default_rng(seed)
+    maps = drawn_maps(rng, kind, count)
+    arrays = [array for map_ in maps for array in arrays_of(map_)]
+    values = torch.tensor(rng.standard_normal((3, 4, 4, 4)[:ndim]))
+    found = []
+    for at_once in (True, False):
+        tensors = values.clone().requires_grad_()
+        leaves = {id(array): torch.tensor(array, requires_grad=True) for array in arrays}
+        stand_in = lambda array: leaves[id(array)]  # noqa: B023, E731
+        if at_once:
+            grown = apply_maps(maps, tensors, axis, Leaves(stand_in))
+        else:
+            grown = torch.stack([apply_map(maps[i % count], tensors[i], axis - 1, stand_in) for i in range(3)])
+        weights = torch.arange(grown.numel(), dtype=grown.dtype).reshape(grown.shape).sin()
+        found.append(torch.autograd.grad((grown * weights).sum(), [tensors, *leaves.values()]))
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in zip(*found, strict=True))
+    assert all(bool(gradient.any()) for gradient in found[0])
+
+
+def test_an_array_of_several_layers_is_stacked_once() -> None:
+    """However many tensors its maps widen."""
+    rng, asked = np.random.default_rng(0), []
+    leaves = Leaves(lambda array: asked.append(array) or torch.tensor(array))  # type: ignore[func-returns-value]
+    maps = drawn_maps(rng, "new rows", 3)
+    for _ in range(2):
+        apply_maps(maps, torch.ones(3, 4, dtype=torch.float64), 1, leaves)
+    assert len(asked) == 3
 
 
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.booleans(), st.integers(0, 9))

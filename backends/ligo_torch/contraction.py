@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -71,38 +72,81 @@ def products_per_entry(map_: Map) -> float:
     return map_.shape[0] / map_.shape[1]
 
 
-def apply_maps(maps: Sequence[Map], tensors: Tensor, axis: int, leaf: Leaf) -> Tensor:
+class Leaves:
+    """Tensors that stand for the arrays of maps; those of several layers are stacked once, however often they are used.
+
+    Args:
+        leaf: Gives the tensor that stands for one array.
+    """
+
+    def __init__(self, leaf: Leaf) -> None:
+        self.leaf = leaf
+        self._stacks: dict[tuple[int, ...], Tensor] = {}
+
+    def stacked(self, arrays: Sequence[npt.NDArray[Any]]) -> Tensor:
+        """Those of some arrays of one shape, ``(len(arrays), ...)``."""
+        key = tuple(map(id, arrays))
+        if key not in self._stacks:
+            self._stacks[key] = torch.stack([self.leaf(array) for array in arrays])
+        return self._stacks[key]
+
+
+def apply_maps(maps: Sequence[Map], tensors: Tensor, axis: int, leaves: Leaves) -> Tensor:
     """One map for all layers, or one for each, applied along a side of their tensors.
 
     Args:
         maps: One, or as many as ``tensors`` has layers.
         tensors: ``(layers, ...)``.
         axis: Of ``tensors``; at least 1.
-        leaf: Gives the tensor that stands for an array of a map.
+        leaves: The tensors that stand for the arrays of the maps.
     """
+    if all(_alike(maps[0], other) for other in maps):
+        match maps[0]:
+            case Identity():
+                return tensors
+            case Dense():
+                matrices = [map_.matrix for map_ in maps if isinstance(map_, Dense)]
+                return _products(leaves.stacked(matrices), tensors, axis)
+            case Blocks():
+                parts = zip(*(map_.parts for map_ in maps if isinstance(map_, Blocks)), strict=True)
+                return torch.cat([apply_maps(part, tensors, axis, leaves) for part in parts], dim=axis)
+            case Kron():
+                return _krons([map_ for map_ in maps if isinstance(map_, Kron)], tensors, axis, leaves)
     if len(maps) == 1:
-        return apply_map(maps[0], tensors, axis, leaf)
-    first = maps[0]
-    if not all(_alike(first, other) for other in maps):
-        return torch.stack([apply_map(map_, tensors[i], axis - 1, leaf) for i, map_ in enumerate(maps)])
-    match first:
-        case Identity():
-            return tensors
-        case Dense():
-            matrices = torch.stack([leaf(map_.matrix) for map_ in maps if isinstance(map_, Dense)])
-            moved = tensors.movedim(axis, 1)
-            product = torch.bmm(matrices, moved.flatten(2) if moved.ndim > 2 else moved[..., None])
-            return product.reshape(len(maps), first.shape[0], *moved.shape[2:]).movedim(1, axis)
-        case Blocks():
-            parts = zip(*(map_.parts for map_ in maps if isinstance(map_, Blocks)), strict=True)
-            return torch.cat([apply_maps(part, tensors, axis, leaf) for part in parts], dim=axis)
-    return torch.stack([apply_map(map_, tensors[i], axis - 1, leaf) for i, map_ in enumerate(maps)])
+        return apply_map(maps[0], tensors, axis, leaves.leaf)
+    return torch.stack([apply_map(map_, tensors[i], axis - 1, leaves.leaf) for i, map_ in enumerate(maps)])
+
+
+def _products(matrices: Tensor, tensors: Tensor, axis: int) -> Tensor:
+    """``matrices``, ``(1 or layers, large, small)``, times ``tensors``, ``(layers, ...)``, along a side of them."""
+    before, after = tensors.shape[:axis], tensors.shape[axis + 1 :]
+    if not after:
+        rows = tensors.reshape(len(matrices), -1, tensors.shape[axis])
+        return torch.bmm(rows, matrices.mT).reshape(*before, -1)
+    # A view of one matrix, if there is one for all layers or if the side is the first one of a layer.
+    each = matrices[:, None].expand(before[0], prod(before[1:]), -1, -1).flatten(0, 1)
+    return torch.bmm(each, tensors.flatten(axis + 1).flatten(0, axis - 1)).reshape(*before, -1, *after)
+
+
+def _krons(maps: Sequence[Kron], tensors: Tensor, axis: int, leaves: Leaves) -> Tensor:
+    before, after = tensors.shape[:axis], tensors.shape[axis + 1 :]
+    outers, inners = [map_.outer for map_ in maps], [map_.inner for map_ in maps]
+    halves = tensors.reshape(*before, outers[0].shape[1], inners[0].shape[1], *after)
+    if maps[0].inner_first:
+        grown = apply_maps(outers, apply_maps(inners, halves, axis + 1, leaves), axis, leaves)
+    else:
+        grown = apply_maps(inners, apply_maps(outers, halves, axis, leaves), axis + 1, leaves)
+    return grown.reshape(*before, maps[0].shape[0], *after)
 
 
 def _alike(first: Map, other: Map) -> bool:
     """Whether two maps have one structure at one size."""
+    if first is other:
+        return True
     if type(first) is not type(other) or first.shape != other.shape:
         return False
+    if isinstance(first, Kron) and isinstance(other, Kron):
+        return _alike(first.outer, other.outer) and _alike(first.inner, other.inner)
     if isinstance(first, Blocks) and isinstance(other, Blocks):
         pairs = zip(first.parts, other.parts, strict=False)
         return len(first.parts) == len(other.parts) and all(_alike(a, b) for a, b in pairs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ligo_spec.fitting import FitResult, FitTask, Log
 from ligo_spec.layer_kinds import same_kind, sources
 from ligo_spec.plan import Fit
 from ligo_torch.backend import find_device
+from ligo_torch.execution import checkpoint_layers, training_loss
 from ligo_torch.huggingface import Batch, FunctionalModel, Objective, choose_objective, functional_model
 from ligo_torch.learnable import LearnableOperator
 from ligo_torch.text import Ids, Tokens, causal_batch, masked_batch, read_tokens
@@ -102,6 +104,9 @@ def prepare(task: FitTask, tokens: Tokens | None = None) -> tuple[FunctionalMode
     family, main = small.family, task.operator.main
     allowed = {stack: same_kind(task.growth, stack, sources(main, family, stack)) for stack in family.stacks}
     learned = LearnableOperator(family, task.operator, values, allowed, task.frozen)
+    if options.gradient_checkpointing:
+        checkpoint_layers(model.model)
+    model = replace(model, step=training_loss(model, options, options.steps))
     return model, learned, Batches(tokens, options, objective, Draws(task.seed), device)
 
 
@@ -158,9 +163,9 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
 def accumulated(model: FunctionalModel, leaves: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> float:
     """The loss of a step, cut into micro-batches that count as much as they predict; gradients stay in ``leaves``."""
     counts = [model.predicted(batch) for batch in micro_batches]
-    loss = 0.0
+    loss, loss_of = 0.0, model.step or model.loss
     for batch, count in zip(micro_batches, counts, strict=True):
-        part = model.loss(leaves, batch) * (count / sum(counts))
+        part = loss_of(leaves, batch) * (count / sum(counts))
         part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     return loss
@@ -168,9 +173,9 @@ def accumulated(model: FunctionalModel, leaves: Mapping[str, Tensor], micro_batc
 
 def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
     options = batches.options
-    optimizer = torch.optim.AdamW(
-        learnable.parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
-    )
+    rate, decay = options.learning_rate, options.weight_decay
+    # One pass over memory. It takes gradients to lie as parameters do, which those that autograd sets always do.
+    optimizer = torch.optim.AdamW(learnable.parameters, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     for step in range(options.steps):
         rate = learning_rate(options, step)
         for group in optimizer.param_groups:

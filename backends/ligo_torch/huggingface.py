@@ -20,6 +20,9 @@ Objective = Literal["causal_lm", "masked_lm"]
 
 Batch = Mapping[str, Tensor]
 
+LossFunction = Callable[[Mapping[str, Tensor], Batch], Tensor]
+"""``loss(params, batch)``: what a fit minimises."""
+
 UNSAFE_KEYS = ("auto_map", "quantization_config")
 """Keys of a config that could name code, or that describe a file and not a model."""
 
@@ -106,12 +109,14 @@ class FunctionalModel:
         slots: How canonical tensors lie in the module's parameters.
         fused: Parameters that files hold in several tensors, by name.
         objective: What its loss is.
+        step: How a training computes the loss; None for as ``loss`` does.
     """
 
     model: torch.nn.Module
     slots: Sequence[Slot]
     fused: Mapping[str, Fused]
     objective: Objective
+    step: LossFunction | None = None
 
     def parameters(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The module's parameters by its own names, from canonical tensors."""
@@ -141,7 +146,9 @@ def functional_model(
     Raises:
         InputError: The checkpoint lacks a tensor that the objective needs (its head).
     """
-    model = _CLASSES[objective].from_config(config_of(architecture), dtype=torch.float32)
+    config = config_of(architecture)
+    config.use_cache = False  # nothing is generated, and a cache copies all keys and values
+    model = _CLASSES[objective].from_config(config, dtype=torch.float32)
     model = runnable(model.to(device).eval().requires_grad_(False))
     names = [name for name, _ in model.named_parameters()]
     slots = _slots_for(architecture, binding, names)
@@ -185,7 +192,3 @@ def _slots_for(architecture: Architecture, binding: Binding, names: Sequence[str
             matches = matches or [name for name in named if stripped and name == stripped]
             slots += [replace(wanted, name=named[name]) for name in matches[:1]]
     return slots
-
-
-LossFunction = Callable[[Mapping[str, Tensor], Batch], Tensor]
-"""``loss(params, batch)``: what a fit minimises."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,7 @@ from ligo_spec.family import LAYER, Family, at_layer
 from ligo_spec.layer_kinds import grown_layers
 from ligo_spec.maps import Map, arrays_of, with_arrays
 from ligo_spec.operator import Mix, Operator, Term
-from ligo_torch.backend import apply_map
-from ligo_torch.contraction import Step, apply_maps, cheapest
+from ligo_torch.contraction import Leaves, Step, apply_maps, cheapest
 
 Floats = npt.NDArray[np.floating]
 
@@ -67,14 +67,15 @@ class LearnableOperator:
 
     def weights(self) -> dict[str, Tensor]:
         """All tensors of the large model by canonical name, ``W'_i = Σ_t B_t (Σ_j D_t[i, j] W_j) A_tᵀ``."""
-        large: dict[str, Tensor] = {}
+        large, leaves = dict[str, Tensor](), Leaves(self._leaf)
         for template, weight in self._small.items():
-            terms = [self._term(term, template, weight) for term in self.start.terms_of(template)]
-            total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+            terms = [self._term(term, template, weight, leaves) for term in self.start.terms_of(template)]
+            total = reduce(torch.add, terms)
             total = total - self.family.tensors[template].offset if self.family.tensors[template].offset else total
             if LAYER in template:
                 there = grown_layers(self.family, self.start, template)
-                large |= {at_layer(template, i): total[i] for i in there if i is not None}
+                layers = total.unbind()  # by index, the gradient of each layer would be one of all
+                large |= {at_layer(template, i): layers[i] for i in there if i is not None}
             else:
                 large[template] = total
         return large
@@ -121,23 +122,24 @@ class LearnableOperator:
                 found[template] = torch.stack([there.get(j, empty) for j in layers])
         return found
 
-    def _term(self, term: Term, template: str, weight: Tensor) -> Tensor:
+    def _term(self, term: Term, template: str, weight: Tensor, leaves: Leaves) -> Tensor:
         """One term of a tensor; of all large layers at once, ``(layers_large, ...)``, where it is one of layers."""
         touches = self.family.tensors[template].touches
         stack = self.family.stack_of(template)
         if stack is None:
+            weight = weight[None]
             for axis, dim in enumerate(touches):
-                weight = apply_map(term.map(dim.space, dim.role, None), weight, axis, self._leaf)
-            return weight
+                weight = apply_maps([term.map(dim.space, dim.role, None)], weight, axis + 1, leaves)
+            return weight[0]
         mix = self._leaf(term.mix(template))
         mix = mix * self._allowed[stack] if stack in self._allowed else mix
         maps = [term.maps[term.spaces[dim.space].of(dim.role)] for dim in touches]
         for step in self._order(term, template, weight.shape[1:], mix, maps):
-            weight = torch.tensordot(mix, weight, dims=1) if step == "mix" else self._widened(maps, step, weight)
+            if step == "mix":
+                weight = torch.tensordot(mix, weight, dims=1)
+            else:
+                weight = apply_maps(maps[step], weight, step + 1, leaves)
         return weight
-
-    def _widened(self, maps: Sequence[Sequence[Map]], axis: int, weight: Tensor) -> Tensor:
-        return apply_maps(maps[axis], weight, axis + 1, self._leaf)
 
     def _order(
         self, term: Term, template: str, shape: Sequence[int], mix: Tensor, maps: Sequence[Sequence[Map]]

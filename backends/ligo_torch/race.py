@@ -1,14 +1,14 @@
 """Train what was grown for a few steps, by a plain loop, to see which start suits a model and its data (SPEC.md 6.5).
 
-AdamW with β = (0.9, 0.95), weight decay on matrices, gradients clipped, float32, without dropout. Every entrant sees
-the same batches.
+AdamW with β = (0.9, 0.95), weight decay on matrices, gradients clipped, without dropout. Every entrant sees the same
+batches.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from ligo_spec.fitting import Log
 from ligo_spec.flops import training_flops
 from ligo_spec.plan import Compare
 from ligo_spec.racing import Entrant, Losses, Raced, Trial
+from ligo_torch.execution import training_loss
 from ligo_torch.fit import Batches, accumulated, learn, prepare
 from ligo_torch.huggingface import Batch, FunctionalModel
 from ligo_torch.learnable import LearnableOperator
@@ -65,6 +66,7 @@ class TorchRacer:
                 learn(model, learnable, fits, _fitting(log, entrant.task.seed))
             except NumericalError as error:
                 return Raced(step, fit_flops, steps, None, (), str(error))
+        model = replace(model, step=training_loss(model, fits.options, steps * len(rates)))
         course = Course(model, Heldout(fits, self.options, self.seed), self._batches(fits), self.options, steps)
         start = course.measure(course.start(learnable, entrant))["report"]
         stop = steps if share == 1 else max(0, int(share * worth - fit_flops / step))
@@ -163,7 +165,8 @@ class Course:
     def _train(self, parameters: Mapping[str, Tensor], peak: float, stop: int) -> Iterator[float]:
         """The loss of every step; not a number where its gradient is none, and then nothing is done."""
         leaves = {name: value.requires_grad_() for name, value in parameters.items()}
-        optimizer = torch.optim.AdamW(_groups(list(leaves.values()), self.options.weight_decay), lr=peak, betas=BETAS)
+        groups = _groups(list(leaves.values()), self.options.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=peak, betas=BETAS, fused=True)
         for step in range(stop):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.options, peak, step, self.steps)
