@@ -11,7 +11,7 @@ import pytest
 
 from ligo_spec import InputError, LigoError, PlanError
 from ligo_spec.draws import Draws
-from ligo_spec.plan import TextData
+from ligo_spec.fit_data import TextData
 
 pytest.importorskip("torch")
 

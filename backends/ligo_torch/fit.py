@@ -19,9 +19,10 @@ from ligo_spec.fitting import FitResult, FitTask, Log
 from ligo_spec.layer_kinds import same_kind, sources
 from ligo_spec.plan import Fit
 from ligo_torch.backend import find_device
-from ligo_torch.huggingface import Batch, FunctionalModel, Objective, choose_objective, functional_model
+from ligo_torch.examples import Arrays, Examples
+from ligo_torch.huggingface import Batch, FunctionalModel, choose_objective, functional_model
 from ligo_torch.learnable import LearnableOperator
-from ligo_torch.text import Ids, Tokens, causal_batch, masked_batch, read_tokens
+from ligo_torch.open_data import open_data
 
 
 def fit(task: FitTask, log: Log) -> FitResult:
@@ -29,7 +30,7 @@ def fit(task: FitTask, log: Log) -> FitResult:
 
     Raises:
         PlanError: The plan asks for what cannot be done (batches that do not divide, no mask token).
-        InputError: Text, tokenizer or head are missing.
+        InputError: Data, tokenizer or head are missing or refused.
         NumericalError: A loss or gradient is not finite.
     """
     return learn(*prepare(task), log)
@@ -48,14 +49,15 @@ def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches
     after = heldout_loss(model, learnable, batches, fitted=True)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
-    return FitResult(learnable.operator(), before, after, losses, count, torch.get_num_threads())
+    threads, unit = torch.get_num_threads(), batches.examples.unit
+    return FitResult(learnable.operator(), before, after, losses, count, threads, unit)
 
 
 def evaluate(task: FitTask) -> float:
-    """Held-out loss of the model that ``task.operator`` gives as it stands, in nats per predicted token.
+    """Held-out loss of the model that ``task.operator`` gives as it stands, in nats per prediction.
 
     Raises:
-        InputError: Text, tokenizer or head are missing.
+        InputError: Data, tokenizer or head are missing or refused.
         NumericalError: The loss is not finite.
     """
     return heldout_loss(*prepare(task))
@@ -68,16 +70,16 @@ def evaluate_random(task: FitTask) -> float:
     return mean_loss(model, dict(model.model.named_parameters()), batches.heldout())
 
 
-def prepare(task: FitTask, tokens: Tokens | None = None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+def prepare(task: FitTask, examples: Examples | None = None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
     """The model, the operator as parameters, and the batches of a fit.
 
     Args:
         task: The fit.
-        tokens: Its text, where that was read already.
+        examples: Its data, where they were opened already.
 
     Raises:
         PlanError: The plan asks for what cannot be done.
-        InputError: Text, tokenizer or head are missing.
+        InputError: Data, tokenizer or head are missing or refused.
     """
     options = task.options
     if options.data.batch_size % options.micro_batches:
@@ -88,21 +90,16 @@ def prepare(task: FitTask, tokens: Tokens | None = None) -> tuple[FunctionalMode
         torch.set_num_threads(options.threads)
     device = find_device(options.device)
     small = task.growth.small
-    vocab_size = small.sizes.get("vocab_size")
-    if vocab_size is None:
-        raise PlanError(f"fit.data: family {small.family.name} has no vocab_size; it is no model of text")
     objective = choose_objective(options.objective, small.config.get("architectures") or [], small.family.stacks)
-    positions = task.growth.large.sizes.get("max_position_embeddings")
-    if positions is not None and options.data.seq_len > positions:
-        raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
-    if tokens is None:
-        tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
+    if examples is None:
+        examples = open_data(task, objective)
+    examples.require_room(task.growth.large)
     model = functional_model(task.growth.large, task.binding, objective, device)
     values = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
     family, main = small.family, task.operator.main
     allowed = {stack: same_kind(task.growth, stack, sources(main, family, stack)) for stack in family.stacks}
     learned = LearnableOperator(family, task.operator, values, allowed, task.frozen)
-    return model, learned, Batches(tokens, options, objective, Draws(task.seed), device)
+    return model, learned, Batches(examples, options, Draws(task.seed), device)
 
 
 def learning_rate(options: Fit, step: int) -> float:
@@ -116,7 +113,7 @@ def learning_rate(options: Fit, step: int) -> float:
 def heldout_loss(
     model: FunctionalModel, learnable: LearnableOperator, batches: Batches, *, fitted: bool = False
 ) -> float:
-    """Mean loss per predicted token over the held-out batches, in nats.
+    """Mean loss per prediction over the held-out batches, in nats.
 
     Raises:
         NumericalError: It is not finite; ``fitted`` says whose fault that is.
@@ -131,7 +128,7 @@ def heldout_loss(
 
 
 def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches: Iterable[Batch]) -> float:
-    """Mean loss per predicted token of a model with ``parameters``, in nats."""
+    """Mean loss per prediction of a model with ``parameters``, in nats."""
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches:
@@ -145,7 +142,7 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
     """One step's loss; leaves its gradient in the operator's parameters.
 
     The weights are computed once; their gradients are accumulated over the micro-batches, each weighted by the
-    tokens that it predicts, then pulled back through the operator at once.
+    predictions that it makes, then pulled back through the operator at once.
     """
     parameters = model.parameters(learnable.weights())
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
@@ -193,41 +190,27 @@ class Batches:
     """The batches of a fit, on its device; each belongs to the number of its step.
 
     Args:
-        tokens: The text.
-        options: How it is cut.
-        objective: What the labels are.
-        draws: Of places and masks.
+        examples: What they are made of.
+        options: How many.
+        draws: Of places, and of masks.
         device: Where the batches go.
         name: What the draws' names begin with.
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        options: Fit,
-        objective: Objective,
-        draws: Draws,
-        device: torch.device,
-        name: str = "fit",
-    ) -> None:
-        self.tokens, self.options, self.objective, self.draws, self.device = tokens, options, objective, draws, device
-        self.name = name
+    def __init__(self, examples: Examples, options: Fit, draws: Draws, device: torch.device, name: str = "fit") -> None:
+        self.examples, self.options, self.draws, self.device, self.name = examples, options, draws, device, name
 
     def train(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
-        batch = self._batch(self.tokens.train, f"{self.name}.batch.{step}")
+        batch = self.placed(self.examples.drawn("train", self.draws, f"{self.name}.batch.{step}"))
         parts = {key: value.chunk(self.options.micro_batches) for key, value in batch.items()}
         return [{key: part[i] for key, part in parts.items()} for i in range(self.options.micro_batches)]
 
     def heldout(self) -> Iterator[Batch]:
         """The held-out batches, always the same."""
         for number in range(self.options.heldout_batches):
-            yield self._batch(self.tokens.heldout, f"{self.name}.heldout.{number}")
+            yield self.placed(self.examples.drawn("heldout", self.draws, f"{self.name}.heldout.{number}"))
 
-    def _batch(self, part: Ids, name: str) -> dict[str, Tensor]:
-        if self.objective == "causal_lm":
-            batch = causal_batch(self.tokens, part, self.options.data, self.draws, name)
-        else:
-            probability = self.options.mask_probability
-            batch = masked_batch(self.tokens, part, self.options.data, self.draws, name, probability)
+    def placed(self, batch: Arrays) -> dict[str, Tensor]:
+        """A batch as tensors on the device."""
         return {key: torch.tensor(value, device=self.device) for key, value in batch.items()}

@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.draws import Draws
 from ligo_spec.errors import InputError, PlanError, Problem
+from ligo_spec.fit_data import TextData
 from ligo_spec.inputs import read_text_file
-from ligo_spec.plan import TextData
 
 Ids = npt.NDArray[np.int64]
+
+
+class Cut(Protocol):
+    """How tokens are cut into windows, and windows into batches."""
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a window."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Windows in a batch."""
+        ...
+
 
 MAX_FILE = 4 * 2**30
 """Largest text file that is read, in bytes."""
@@ -73,15 +89,13 @@ def windows(ids: Ids, seq_len: int, count: int, draws: Draws, name: str) -> Ids:
     return cut
 
 
-def causal_batch(tokens: Tokens, part: Ids, data: TextData, draws: Draws, name: str) -> dict[str, Ids]:
+def causal_batch(tokens: Tokens, part: Ids, data: Cut, draws: Draws, name: str) -> dict[str, Ids]:
     """Ids and labels for next-token prediction; the model shifts the labels itself."""
     ids = windows(part, data.seq_len, data.batch_size, draws, name)
     return {"input_ids": ids, "labels": ids}
 
 
-def masked_batch(
-    tokens: Tokens, part: Ids, data: TextData, draws: Draws, name: str, probability: float
-) -> dict[str, Ids]:
+def masked_batch(tokens: Tokens, part: Ids, data: Cut, draws: Draws, name: str, probability: float) -> dict[str, Ids]:
     """Ids and labels for masked prediction: 80 % masked, 10 % random, 10 % kept (Devlin et al., 1810.04805, 3.1).
 
     Raises:
@@ -91,7 +105,7 @@ def masked_batch(
     return masked(tokens, ids, draws, name, probability)
 
 
-def masked_room(tokens: Tokens, data: TextData) -> int:
+def masked_room(tokens: Tokens, data: Cut) -> int:
     """Tokens of a window that may be masked: all but those that frame it.
 
     Raises:

@@ -1,0 +1,63 @@
+"""From a fit's data, of whatever kind, to examples for its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ligo_spec.errors import PlanError
+from ligo_spec.fitting import FitTask
+from ligo_torch.examples import Examples
+from ligo_torch.huggingface import Objective, config_of
+from ligo_torch.images import open_images, shape_of
+from ligo_torch.text import read_tokens
+from ligo_torch.windows import Windows
+
+OBJECTIVES: Mapping[str, tuple[Objective, ...]] = {
+    "text": ("causal_lm", "masked_lm"),
+    "images": ("image_classification",),
+}
+"""What can be learned from each kind."""
+
+
+def open_data(task: FitTask, objective: Objective) -> Examples:
+    """The examples of a fit.
+
+    Raises:
+        PlanError: The objective cannot be learned from such data, or the model is not for them.
+        InputError: A file is refused, or the tokenizer is missing.
+    """
+    kind = task.options.data.kind
+    if objective not in OBJECTIVES[kind]:
+        suitable = [name for name, objectives in OBJECTIVES.items() if objective in objectives]
+        raise PlanError(
+            f"fit.objective: {objective} is learned from data of kind {' or '.join(suitable)}, fit.data has kind {kind}"
+        )
+    return _OPEN[kind](task, objective)
+
+
+def _text(task: FitTask, objective: Objective) -> Examples:
+    data = task.options.data
+    assert data.kind == "text", "the table has looked"
+    tokens = read_tokens(data, task.train, task.heldout, task.checkpoint, _vocab_size(task))
+    return Windows(tokens, data, _masking(task, objective))
+
+
+def _images(task: FitTask, objective: Objective) -> Examples:
+    data, small = task.options.data, task.growth.small
+    assert data.kind == "images", "the table has looked"
+    return open_images(data, task.train, task.heldout, task.checkpoint, shape_of(small, config_of(small)))
+
+
+def _vocab_size(task: FitTask) -> int:
+    small = task.growth.small
+    vocab_size = small.sizes.get("vocab_size")
+    if vocab_size is None:
+        raise PlanError(f"fit.data: family {small.family.name} has no vocab_size; it is no model of text")
+    return vocab_size
+
+
+def _masking(task: FitTask, objective: Objective) -> float | None:
+    return task.options.mask_probability if objective == "masked_lm" else None
+
+
+_OPEN: Mapping[str, Callable[[FitTask, Objective], Examples]] = {"text": _text, "images": _images}
