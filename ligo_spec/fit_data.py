@@ -36,6 +36,30 @@ class TextData(Document):
         return self.path, self.heldout
 
 
+class TokenData(Document):
+    """Token ids, cut into windows; files are read window by window."""
+
+    kind: Literal["tokens"]
+    path: SomePaths
+    """Files or patterns: ``.npy`` of integers with one or two axes, whose rows follow one another, or ``.bin``, raw
+    numbers (after the header of llm.c, where there is one)."""
+    heldout: Paths = ()
+    """Files for the held-out loss; where there are none, the last tenth of the ids."""
+    dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
+    """Of the numbers in a ``.bin``, little-endian."""
+    mask_token_id: Annotated[int, Field(ge=0)] | None = None
+    """For masked_lm; where it is left out, that of the checkpoint's ``tokenizer.json``."""
+    seq_len: _SeqLen = 128
+    """Tokens in a window."""
+    batch_size: _BatchSize = 32
+    """Windows in a step."""
+
+    @property
+    def files(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Paths of the files to fit on, and of those that are held out."""
+        return self.path, self.heldout
+
+
 class ImageData(Document):
     """Labelled images, as arrays that NumPy has saved."""
 
@@ -80,7 +104,7 @@ class ImageData(Document):
         return tuple(path for path in train if path), tuple(path for path in heldout if path)
 
 
-WindowData = TextData
+WindowData = TextData | TokenData
 """Kinds that are cut into windows of ``seq_len`` tokens."""
 
 
@@ -89,7 +113,7 @@ def _said_or_text(value: Any) -> Any:
 
 
 Data = Annotated[
-    TextData | ImageData,
+    TextData | TokenData | ImageData,
     Field(discriminator="kind", json_schema_extra={"assumed": "text"}),
     BeforeValidator(_said_or_text),
 ]

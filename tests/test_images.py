@@ -411,7 +411,7 @@ def test_objectives_and_data_must_suit_one_another(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert message(objective="causal_lm") == (
-        "fit.objective: causal_lm is learned from data of kind text, fit.data has kind images"
+        "fit.objective: causal_lm is learned from data of kind text or tokens, fit.data has kind images"
     )
 
 

@@ -10,10 +10,12 @@ from ligo_torch.examples import Examples
 from ligo_torch.huggingface import Objective, config_of
 from ligo_torch.images import open_images, shape_of
 from ligo_torch.text import read_tokens
+from ligo_torch.token_files import read_token_files
 from ligo_torch.windows import Windows
 
 OBJECTIVES: Mapping[str, tuple[Objective, ...]] = {
     "text": ("causal_lm", "masked_lm"),
+    "tokens": ("causal_lm", "masked_lm"),
     "images": ("image_classification",),
 }
 """What can be learned from each kind."""
@@ -42,6 +44,15 @@ def _text(task: FitTask, objective: Objective) -> Examples:
     return Windows(tokens, data, _masking(task, objective))
 
 
+def _tokens(task: FitTask, objective: Objective) -> Examples:
+    data = task.options.data
+    assert data.kind == "tokens", "the table has looked"
+    tokens = read_token_files(data, task.train, task.heldout, task.checkpoint, _vocab_size(task))
+    if objective == "masked_lm" and tokens.mask is None:
+        raise PlanError("fit.objective: masked_lm needs a mask token; say fit.data.mask_token_id")
+    return Windows(tokens, data, _masking(task, objective))
+
+
 def _images(task: FitTask, objective: Objective) -> Examples:
     data, small = task.options.data, task.growth.small
     assert data.kind == "images", "the table has looked"
@@ -60,4 +71,4 @@ def _masking(task: FitTask, objective: Objective) -> float | None:
     return task.options.mask_probability if objective == "masked_lm" else None
 
 
-_OPEN: Mapping[str, Callable[[FitTask, Objective], Examples]] = {"text": _text, "images": _images}
+_OPEN: Mapping[str, Callable[[FitTask, Objective], Examples]] = {"text": _text, "tokens": _tokens, "images": _images}

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ligo_spec.architecture import Architecture
@@ -14,7 +13,7 @@ from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError
 from ligo_spec.flops import training_flops
 from ligo_torch.examples import Arrays, Part
-from ligo_torch.text import Cut, Tokens, causal_batch, masked, masked_batch, masked_room
+from ligo_torch.text import Cut, Tokens, causal_batch, masked, masked_batch, masked_room, runs
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ class Windows:
 
     def at(self, places: npt.NDArray[Any], draws: Draws, name: str) -> Arrays:
         """Those windows of the held-out text, cut side by side."""
-        inside = np.arange(self.room)
-        ids = self.tokens.heldout[(places * self.room)[:, None] + inside[None, :]].astype(np.int64)
+        ids = runs(self.tokens.heldout, places * self.room, self.room)
         if self.masking is None:
             return {"input_ids": ids, "labels": ids}
         return masked(self.tokens, ids, draws, name, self.masking)
