@@ -28,6 +28,7 @@ import transformers
 
 from ligo_torch import fit as fitting
 from ligo_torch.arrays import ArrayFile
+from ligo_torch.examples import PARTS
 from ligo_torch.fit import gradients
 from ligo_torch.images import Images, Shape, open_images
 from ligo_torch.race import TorchRacer
@@ -217,7 +218,7 @@ def test_a_random_tenth_is_held_out_and_not_fitted_on(tmp_path: Path) -> None:
     images, labels = pictures(400)
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     examples = opened(tmp_path, "data.npz")
-    train, heldout = (examples.parts[part][1] for part in ("train", "heldout"))  # type: ignore[index]
+    train, heldout = (examples.parts[part][1] for part in PARTS)
     assert sorted([*train, *heldout]) == list(range(400))
     assert len(heldout) == examples.disjoint() == 40
     assert set(labels[heldout]) == {0, 1, 2}
@@ -229,8 +230,7 @@ def test_images_of_their_own_are_held_out_whole(tmp_path: Path) -> None:
     images, labels = pictures()
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     stored(tmp_path, images[:6], labels[:6])
-    heldout = {"heldout": "images.npy", "heldout_labels": "labels.npy"}
-    data = ImageData(kind="images", path="data.npz", batch_size=4, **heldout)
+    data = ImageData(kind="images", path="data.npz", heldout="images.npy", heldout_labels="labels.npy", batch_size=4)
     files = [tmp_path / "images.npy", tmp_path / "labels.npy"]
     examples = open_images(data, [tmp_path / "data.npz"], files, tmp_path, SHAPE)
     assert examples.disjoint() == 6

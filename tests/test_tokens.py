@@ -23,6 +23,8 @@ pytest.importorskip("transformers")
 import torch
 
 from ligo_torch import token_files
+from ligo_torch.arrays import ArrayFile
+from ligo_torch.examples import PARTS
 from ligo_torch.race import TorchRacer
 from ligo_torch.text import Tokens, read_tokens
 from ligo_torch.token_files import TokenFiles, read_token_files
@@ -65,8 +67,8 @@ def llmc_head(count: int, magic: int = 20240520) -> bytes:
 
 
 def same_batches(found: Windows, wanted: Windows) -> None:
-    for part in ("train", "heldout"):
-        a, b = (examples.drawn(part, Draws(3), "any") for examples in (found, wanted))  # type: ignore[arg-type]
+    for part in PARTS:
+        a, b = (examples.drawn(part, Draws(3), "any") for examples in (found, wanted))
         assert a.keys() == b.keys() == {"input_ids", "labels"}
         assert all(a[key].dtype == np.int64 and np.array_equal(a[key], b[key]) for key in a)
     assert found.disjoint() == wanted.disjoint()
@@ -82,7 +84,8 @@ def test_ids_in_files_make_the_batches_of_their_text(name: str, masking: float |
     (tmp_path / "text.txt").write_text(TEXT, "utf-8")
     text = TextData(path=("text.txt",), tokenizer="bytes", seq_len=8, batch_size=5)
     wanted = Windows(read_tokens(text, [tmp_path / "text.txt"], [], tmp_path, 257), text, masking)
-    names, dtype = ("ids.bin",), name if name in DTYPES else "uint16"
+    names: tuple[str, ...] = ("ids.bin",)
+    dtype = name if name in DTYPES else "uint16"
     if name in DTYPES:
         raw(tmp_path / "ids.bin", IDS, dtype)
     elif name == "llm.c":
@@ -105,7 +108,7 @@ def test_the_fit_is_that_on_the_text(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT, "utf-8")
     raw(tmp_path / "ids.bin", IDS)
     cut = {"seq_len": 16, "batch_size": 4}
-    found = []
+    found: list[ligo_spec.FitResult] = []
     for data in ({"path": "text.txt", "tokenizer": "bytes"}, {"kind": "tokens", "path": "*.bin"}):
         path = plan_file(
             tmp_path,
@@ -165,9 +168,14 @@ def test_every_id_is_looked_at_piece_by_piece(tmp_path: Path, monkeypatch: pytes
     """The last one of the last piece too; no piece is longer than asked."""
     monkeypatch.setattr(token_files, "CHUNK", 7)
     raw(tmp_path / "ids.bin", [*[0] * 99, 57])
-    read = []
-    runs = token_files.ArrayFile.runs
-    monkeypatch.setattr(token_files.ArrayFile, "runs", lambda *given: read.append(given[2]) or runs(*given))
+    read: list[int] = []
+    runs = ArrayFile.runs
+
+    def counted(file: ArrayFile, starts: Any, length: int) -> Any:
+        read.append(length)
+        return runs(file, starts, length)
+
+    monkeypatch.setattr(ArrayFile, "runs", counted)
     with pytest.raises(InputError) as caught:
         opened(tmp_path, "ids.bin", vocab_size=57)
     assert str(caught.value).endswith(

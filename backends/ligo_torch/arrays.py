@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -80,7 +81,8 @@ class ArrayFile:
         """
         if prod(self.shape) * self.dtype.itemsize > MAX_WHOLE:
             raise refusal(self.path, f"has an array of shape {self.shape}, at most {MAX_WHOLE} bytes are read at once")
-        return self.runs(np.zeros(1, np.int64), len(self))[0]
+        found: Array = self.runs(np.zeros(1, np.int64), len(self))[0]
+        return found
 
 
 def open_npy(path: Path) -> ArrayFile:
@@ -121,7 +123,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, Array]:
             return {name: _member(archive, name) for name in names}
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, NotImplementedError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise refusal(path, f"is no .npz file of numbers: {printable(error)}") from error
 
 

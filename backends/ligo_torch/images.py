@@ -73,13 +73,13 @@ class Pictures:
     Args:
         path: The file, for messages.
         pixels: As they are stored, in memory or on the disk: ``(n, ...)``.
-        axes: Places of ``n``, channels, height and width among its axes; of channels, None where it has none.
+        axes: Places of ``n``, channels, height and width among its axes; None where it has none of channels.
         labels: ``(n,)``.
     """
 
     path: Path
     pixels: Array | ArrayFile
-    axes: tuple[int, int | None, int, int]
+    axes: tuple[int, int, int, int] | None
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Pictures:
             InputError: A pixel is not finite.
         """
         taken = self.pixels.rows(rows) if isinstance(self.pixels, ArrayFile) else self.pixels[rows]
-        ordered = taken[:, None] if self.axes[1] is None else taken.transpose(self.axes)
+        ordered = taken[:, None] if self.axes is None else taken.transpose(self.axes)
         values = scaling(ordered)
         finite = np.isfinite(values).all(axis=(1, 2, 3))
         if not finite.all():
@@ -246,11 +246,11 @@ def _require_labels(path: Path, labels: Array, count: int, shape: Shape) -> None
         raise InputError(Problem(str(path), message))
 
 
-def _axes(path: Path, stored: tuple[int, ...], shape: Shape) -> tuple[int, int | None, int, int]:
+def _axes(path: Path, stored: tuple[int, ...], shape: Shape) -> tuple[int, int, int, int] | None:
     """Where channels, height and width are; channels come last where the sizes alone do not tell."""
     image = (shape.side, shape.side)
     if stored[1:] == image and shape.channels == 1:
-        return 0, None, 1, 2
+        return None
     if stored[1:] == (*image, shape.channels):
         return 0, 3, 1, 2
     if stored[1:] == (shape.channels, *image):

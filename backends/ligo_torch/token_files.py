@@ -104,7 +104,7 @@ def _open(path: Path, data: TokenData) -> ArrayFile:
     return replace(found, shape=(prod(found.shape),))
 
 
-def _open_raw(path: Path, dtype: np.dtype[np.integer]) -> ArrayFile:  # type: ignore[type-arg]
+def _open_raw(path: Path, dtype: np.dtype[np.integer]) -> ArrayFile:
     with open_input(path) as file:
         start = np.frombuffer(file.read(0, min(file.size, 4 * LLMC_HEADER)), dtype="<i4", count=min(file.size // 4, 3))
         head = 4 * LLMC_HEADER
