@@ -208,7 +208,7 @@ def _own(plan: Plan) -> Candidate:
 
 def _name(choice: OperatorChoice, fit: CandidateFit | None) -> str:
     methods = [_method(method) for method in (choice.width, choice.depth) if method is not None]
-    fitted = [] if fit is None else [f"fitted {fit.steps} steps"]
+    fitted = [] if fit is None else [f"{'distilled' if fit.distill else 'fitted'} {fit.steps} steps"]
     return ", ".join([" + ".join(methods) or "as it is", *fitted])
 
 

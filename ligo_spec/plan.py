@@ -147,6 +147,18 @@ Objective = Literal["auto", "causal_lm", "masked_lm", "image_classification"]
 """What a model is fitted to do; ``auto`` is for the class that the checkpoint names to say."""
 
 
+class Distill(Document):
+    """The small model teaches what is fitted (Hinton et al., arXiv 1503.02531).
+
+    The loss is ``(1 - weight) task + weight T² KL(small || large)`` at temperature ``T``, over what is predicted.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the teacher's loss."""
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """What logits are divided by before they are compared."""
+
+
 class Fit(Document):
     """How the operator is learned. The small weights are frozen; maps and depth rows are trained."""
 
@@ -173,6 +185,8 @@ class Fit(Document):
     """CPU threads; results are bit-equal only at equal numbers of threads."""
     learn: Learn = Learn()
     """What is learned, in which structure, and what stays."""
+    distill: Distill | None = None
+    """The small model teaches too; null for the task alone. Held-out losses are the task's."""
     data: Data
 
 
@@ -186,6 +200,7 @@ class CandidateFit(Document):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     learn: Learn = Learn()
+    distill: Distill | None = None
 
 
 class Candidate(OperatorChoice):

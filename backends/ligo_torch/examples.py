@@ -51,6 +51,10 @@ class Examples(Protocol):
         """Those of the disjoint held-out examples; what else is random of them belongs to ``name``."""
         ...
 
-    def flops(self, architecture: Architecture, templates: Collection[str]) -> float:
+    def forward_flops(self, architecture: Architecture, templates: Collection[str]) -> float:
+        """Operations of a forward pass over one example, by formula."""
+        ...
+
+    def training_flops(self, architecture: Architecture, templates: Collection[str]) -> float:
         """Operations of a forward and backward pass over one example, by formula."""
         ...

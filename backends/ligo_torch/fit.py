@@ -7,7 +7,8 @@ micro-batches and then pulled back through the operator by one vjp.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +18,17 @@ from ligo_spec.draws import Draws
 from ligo_spec.errors import NumericalError, PlanError
 from ligo_spec.fitting import FitResult, FitTask, Log
 from ligo_spec.layer_kinds import same_kind, sources
-from ligo_spec.plan import Fit
+from ligo_spec.operator import Growth, Operator
+from ligo_spec.plan import CandidateFit, Fit
 from ligo_torch.backend import find_device
 from ligo_torch.examples import Arrays, Examples
-from ligo_torch.huggingface import Batch, FunctionalModel, choose_objective, functional_model
 from ligo_torch.learnable import LearnableOperator
-from ligo_torch.open_data import open_data
+
+if TYPE_CHECKING:  # an operator can be learned on any loss, without Transformers
+    from ligo_torch.huggingface import Batch, FunctionalModel
+
+Schedule = Fit | CandidateFit
+"""How many steps there are, and how long each is."""
 
 
 def fit(task: FitTask, log: Log) -> FitResult:
@@ -33,11 +39,39 @@ def fit(task: FitTask, log: Log) -> FitResult:
         InputError: Data, tokenizer or head are missing or refused.
         NumericalError: A loss or gradient is not finite.
     """
-    return learn(*prepare(task), log)
+    from ligo_torch.distill import taught
+
+    model, learnable, batches = prepare(task)
+    return learn(model, learnable, batches, log, taught(task, model, batches))
 
 
-def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> FitResult:
+class Model(Protocol):
+    """What a loss is computed through; see ``ligo_torch.huggingface.FunctionalModel``."""
+
+    def parameters(self, canonical: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """What ``loss`` is given, from the large model's canonical tensors."""
+        ...
+
+    def predicted(self, batch: Any, /) -> int:
+        """How much a batch counts."""
+        ...
+
+    def loss(self, parameters: Mapping[str, Tensor], batch: Any, /) -> Tensor:
+        """The mean over what a batch predicts, a scalar."""
+        ...
+
+
+def learn(
+    model: Model, learnable: LearnableOperator, batches: Source, log: Log, trained: Model | None = None
+) -> FitResult:
     """Learn a prepared operator, in place.
+
+    Args:
+        model: Held-out losses are its.
+        learnable: The operator.
+        batches: What it is learned on.
+        log: Is told of every step.
+        trained: What is minimised, where that is not ``model``'s loss.
 
     Raises:
         NumericalError: A loss or gradient is not finite.
@@ -45,12 +79,11 @@ def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches
     options = batches.options
     before = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": 0, "loss": before})
-    losses = tuple(_train(model, learnable, batches, log))
+    losses = tuple(_train(trained or model, learnable, batches, log))
     after = heldout_loss(model, learnable, batches, fitted=True)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
-    threads, unit = torch.get_num_threads(), batches.examples.unit
-    return FitResult(learnable.operator(), before, after, losses, count, threads, unit)
+    return FitResult(learnable.operator(), before, after, losses, count, torch.get_num_threads(), batches.unit)
 
 
 def evaluate(task: FitTask) -> float:
@@ -81,6 +114,9 @@ def prepare(task: FitTask, examples: Examples | None = None) -> tuple[Functional
         PlanError: The plan asks for what cannot be done.
         InputError: Data, tokenizer or head are missing or refused.
     """
+    from ligo_torch.huggingface import choose_objective, functional_model
+    from ligo_torch.open_data import open_data
+
     options = task.options
     if options.data.batch_size % options.micro_batches:
         raise PlanError(
@@ -95,14 +131,25 @@ def prepare(task: FitTask, examples: Examples | None = None) -> tuple[Functional
         examples = open_data(task, objective)
     examples.require_room(task.growth.large)
     model = functional_model(task.growth.large, task.binding, objective, device)
-    values = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
-    family, main = small.family, task.operator.main
-    allowed = {stack: same_kind(task.growth, stack, sources(main, family, stack)) for stack in family.stacks}
-    learned = LearnableOperator(family, task.operator, values, allowed, task.frozen)
+    learned = learned_operator(task.growth, task.operator, small_values(task, device), task.frozen)
     return model, learned, Batches(examples, options, Draws(task.seed), device)
 
 
-def learning_rate(options: Fit, step: int) -> float:
+def small_values(task: FitTask, device: torch.device) -> dict[str, Tensor]:
+    """The small model's tensors by canonical name, float32."""
+    return {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
+
+
+def learned_operator(
+    growth: Growth, operator: Operator, values: Mapping[str, Tensor], frozen: Collection[int]
+) -> LearnableOperator:
+    """An operator as parameters over the small model's tensors."""
+    family, main = growth.small.family, operator.main
+    allowed = {stack: same_kind(growth, stack, sources(main, family, stack)) for stack in family.stacks}
+    return LearnableOperator(family, operator, values, allowed, frozen)
+
+
+def learning_rate(options: Schedule, step: int) -> float:
     """Linear warm-up, then a cosine down to a tenth of the peak; ``step`` counts from 0."""
     if step < options.warmup_steps:
         return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
@@ -110,9 +157,7 @@ def learning_rate(options: Fit, step: int) -> float:
     return options.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def heldout_loss(
-    model: FunctionalModel, learnable: LearnableOperator, batches: Batches, *, fitted: bool = False
-) -> float:
+def heldout_loss(model: Model, learnable: LearnableOperator, batches: Source, *, fitted: bool = False) -> float:
     """Mean loss per prediction over the held-out batches, in nats.
 
     Raises:
@@ -127,7 +172,7 @@ def heldout_loss(
     return loss
 
 
-def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches: Iterable[Batch]) -> float:
+def mean_loss(model: Model, parameters: Mapping[str, Tensor], batches: Iterable[Any]) -> float:
     """Mean loss per prediction of a model with ``parameters``, in nats."""
     total, count = 0.0, 0
     with torch.no_grad():
@@ -138,7 +183,7 @@ def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches:
     return total / count
 
 
-def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batches: list[Batch]) -> float:
+def gradients(model: Model, learnable: LearnableOperator, micro_batches: Sequence[Any]) -> float:
     """One step's loss; leaves its gradient in the operator's parameters.
 
     The weights are computed once; their gradients are accumulated over the micro-batches, each weighted by the
@@ -152,7 +197,7 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
     return loss
 
 
-def accumulated(model: FunctionalModel, leaves: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> float:
+def accumulated(model: Model, leaves: Mapping[str, Tensor], micro_batches: Sequence[Any]) -> float:
     """The loss of a step, cut into micro-batches that count as much as they predict; gradients stay in ``leaves``."""
     counts = [model.predicted(batch) for batch in micro_batches]
     loss = 0.0
@@ -163,7 +208,7 @@ def accumulated(model: FunctionalModel, leaves: Mapping[str, Tensor], micro_batc
     return loss
 
 
-def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
+def _train(model: Model, learnable: LearnableOperator, batches: Source, log: Log) -> Iterator[float]:
     options = batches.options
     optimizer = torch.optim.AdamW(
         learnable.parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
@@ -186,6 +231,28 @@ def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batche
         yield loss
 
 
+class Source(Protocol):
+    """What an operator is learned on."""
+
+    @property
+    def options(self) -> Schedule:
+        """How it is learned."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What a loss is per: ``a token``, ``an image``."""
+        ...
+
+    def train(self, step: int, /) -> Sequence[Any]:
+        """The micro-batches of a step; steps count from 0."""
+        ...
+
+    def heldout(self) -> Iterable[Any]:
+        """The held-out batches, always the same."""
+        ...
+
+
 class Batches:
     """The batches of a fit, on its device; each belongs to the number of its step.
 
@@ -199,6 +266,11 @@ class Batches:
 
     def __init__(self, examples: Examples, options: Fit, draws: Draws, device: torch.device, name: str = "fit") -> None:
         self.examples, self.options, self.draws, self.device, self.name = examples, options, draws, device, name
+
+    @property
+    def unit(self) -> str:
+        """What a loss is per."""
+        return self.examples.unit
 
     def train(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""

@@ -144,6 +144,17 @@ class FunctionalModel:
 
     def loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The library's own loss on a batch, a scalar."""
+        return self.run(parameters, batch)[0]
+
+    def predictions(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The logits of what a batch predicts, ``(predicted, classes)``."""
+        labels = batch["labels"]
+        if self.objective == "causal_lm":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        return logits[labels != IGNORED]
+
+    def run(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The library's own loss on a batch, a scalar, and the logits, ``(batch, ..., classes)``."""
         inputs = dict(batch)
         labels = None if self.labelled else inputs.pop("labels")
         try:
@@ -151,7 +162,7 @@ class FunctionalModel:
         except IndexError as error:  # more tokens than positions, where the family cannot say how many are left
             raise InputError(f"the model cannot take windows of {batch['labels'].shape[1]} tokens: {error}") from error
         loss: Tensor = out.loss if labels is None else torch.nn.functional.cross_entropy(out.logits, labels)
-        return loss
+        return loss, out.logits
 
     @cached_property
     def labelled(self) -> bool:

@@ -14,7 +14,7 @@ from ligo_spec.architecture import Architecture
 from ligo_spec.draws import Draws
 from ligo_spec.errors import InputError, PlanError, Problem
 from ligo_spec.fit_data import ImageData
-from ligo_spec.flops import image_training_flops
+from ligo_spec.flops import image_forward_flops, image_training_flops
 from ligo_spec.inputs import read_json
 from ligo_torch.arrays import Array, ArrayFile, open_npy, read_npz
 from ligo_torch.examples import PARTS, Arrays, Part
@@ -144,7 +144,11 @@ class Images:
         pictures, rows = self.parts["heldout"]
         return pictures.at(rows[places], self.scaling)
 
-    def flops(self, architecture: Architecture, templates: Collection[str]) -> float:
+    def forward_flops(self, architecture: Architecture, templates: Collection[str]) -> float:
+        """Operations of a forward pass over one image."""
+        return image_forward_flops(architecture, templates, self.labels)
+
+    def training_flops(self, architecture: Architecture, templates: Collection[str]) -> float:
         """Operations of a forward and backward pass over one image."""
         return image_training_flops(architecture, templates, self.labels)
 

@@ -21,6 +21,7 @@ from ligo_spec.errors import InputError, NumericalError
 from ligo_spec.fitting import Log
 from ligo_spec.plan import Compare
 from ligo_spec.racing import Entrant, Losses, Raced, Trial
+from ligo_torch.distill import Distilled, taught
 from ligo_torch.examples import Examples
 from ligo_torch.fit import Batches, accumulated, learn, prepare
 from ligo_torch.huggingface import Batch, FunctionalModel
@@ -54,14 +55,18 @@ class TorchRacer:
         model, learnable, fits = _prepared(entrant, self._examples)
         self._examples = fits.examples  # data are read once
         step = step_flops(model, entrant, fits)
-        fit_flops = entrant.task.options.steps * (step + operator_flops(learnable)) if entrant.fitted else 0.0
+        teacher = taught(entrant.task, model, fits) if entrant.fitted else None
+        fit_flops = 0.0
+        if entrant.fitted:
+            lesson = 0.0 if teacher is None else lesson_flops(teacher, entrant, fits)
+            fit_flops = entrant.task.options.steps * (step + lesson + operator_flops(learnable))
         worth = self.options.budget_steps(fits.options.data)
         steps = int(worth - fit_flops / step)
         if steps < 1:
             return Raced(step, fit_flops, 0, None, ())
         if entrant.fitted:
             try:
-                learn(model, learnable, fits, lambda record: None)
+                learn(model, learnable, fits, lambda record: None, teacher)
             except NumericalError as error:
                 return Raced(step, fit_flops, steps, None, (), str(error))
         course = Course(model, Heldout(fits, self.options, self.seed), self._batches(fits), self.options, steps)
@@ -82,9 +87,20 @@ def _prepared(entrant: Entrant, examples: Examples | None) -> tuple[FunctionalMo
 
 def step_flops(model: FunctionalModel, entrant: Entrant, batches: Batches) -> float:
     """Operations of a step of training, by formula."""
+    each = batches.examples.training_flops(entrant.task.growth.large, _templates(model))
+    return batches.options.data.batch_size * each
+
+
+def lesson_flops(teacher: Distilled, entrant: Entrant, batches: Batches) -> float:
+    """Operations of the teacher at a step of a fit, by formula."""
+    each = batches.examples.forward_flops(entrant.task.growth.small, _templates(teacher.teacher))
+    return batches.options.data.batch_size * each
+
+
+def _templates(model: FunctionalModel) -> set[str]:
+    """The canonical tensors that a model has."""
     slots = [*model.slots, *(slot for fused in model.fused.values() for slot in fused.slots)]
-    templates = {template for slot in slots for template in slot.canonical}
-    return batches.options.data.batch_size * batches.examples.flops(entrant.task.growth.large, templates)
+    return {template for slot in slots for template in slot.canonical}
 
 
 def operator_flops(learnable: LearnableOperator) -> float:

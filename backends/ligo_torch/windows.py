@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ligo_spec.architecture import Architecture
 from ligo_spec.draws import Draws
 from ligo_spec.errors import PlanError
-from ligo_spec.flops import training_flops
+from ligo_spec.flops import forward_flops, training_flops
 from ligo_torch.examples import Arrays, Part
 from ligo_torch.text import Cut, Tokens, causal_batch, masked, masked_batch, masked_room, runs
 
@@ -72,6 +72,10 @@ class Windows:
             return {"input_ids": ids, "labels": ids}
         return masked(self.tokens, ids, draws, name, self.masking)
 
-    def flops(self, architecture: Architecture, templates: Collection[str]) -> float:
+    def forward_flops(self, architecture: Architecture, templates: Collection[str]) -> float:
+        """Operations of a forward pass over one window."""
+        return forward_flops(architecture, templates, self.data.seq_len)
+
+    def training_flops(self, architecture: Architecture, templates: Collection[str]) -> float:
         """Operations of a forward and backward pass over one window."""
         return training_flops(architecture, templates, self.data.seq_len)
