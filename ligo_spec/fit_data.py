@@ -60,6 +60,39 @@ class TokenData(Document):
         return self.path, self.heldout
 
 
+class DatasetData(Document):
+    """A Hugging Face dataset on the disk, its rows one after the other, cut into windows of tokens."""
+
+    kind: Literal["dataset"]
+    path: PlanPath
+    """A directory that ``save_to_disk`` has written."""
+    split: str | None = None
+    """Of a dataset with several splits, the one to fit on."""
+    heldout_split: str | None = None
+    """The one for the held-out loss; where it is left out, the last tenth of ``split``."""
+    text_column: str | None = None
+    """Texts, tokenized by the checkpoint's tokenizer as they are needed."""
+    ids_column: str | None = None
+    """Or lists of token ids."""
+    mask_token_id: Annotated[int, Field(ge=0)] | None = None
+    """For masked_lm; where it is left out, that of the checkpoint's ``tokenizer.json``."""
+    seq_len: _SeqLen = 128
+    """Tokens in a window."""
+    batch_size: _BatchSize = 32
+    """Windows in a step."""
+
+    @model_validator(mode="after")
+    def _one_column(self) -> Self:
+        if (self.text_column is None) == (self.ids_column is None):
+            raise ValueError("name one column: text_column or ids_column")
+        return self
+
+    @property
+    def files(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The directory; what is held out is in it too."""
+        return (self.path,), ()
+
+
 class ImageData(Document):
     """Labelled images, as arrays that NumPy has saved."""
 
@@ -104,7 +137,7 @@ class ImageData(Document):
         return tuple(path for path in train if path), tuple(path for path in heldout if path)
 
 
-WindowData = TextData | TokenData
+WindowData = TextData | TokenData | DatasetData
 """Kinds that are cut into windows of ``seq_len`` tokens."""
 
 
@@ -113,7 +146,7 @@ def _said_or_text(value: Any) -> Any:
 
 
 Data = Annotated[
-    TextData | TokenData | ImageData,
+    TextData | TokenData | DatasetData | ImageData,
     Field(discriminator="kind", json_schema_extra={"assumed": "text"}),
     BeforeValidator(_said_or_text),
 ]

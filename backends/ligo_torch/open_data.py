@@ -16,6 +16,7 @@ from ligo_torch.windows import Windows
 OBJECTIVES: Mapping[str, tuple[Objective, ...]] = {
     "text": ("causal_lm", "masked_lm"),
     "tokens": ("causal_lm", "masked_lm"),
+    "dataset": ("causal_lm", "masked_lm"),
     "images": ("image_classification",),
 }
 """What can be learned from each kind."""
@@ -48,9 +49,26 @@ def _tokens(task: FitTask, objective: Objective) -> Examples:
     data = task.options.data
     assert data.kind == "tokens", "the table has looked"
     tokens = read_token_files(data, task.train, task.heldout, task.checkpoint, _vocab_size(task))
-    if objective == "masked_lm" and tokens.mask is None:
+    return _with_mask(Windows(tokens, data, _masking(task, objective)))
+
+
+def _dataset(task: FitTask, objective: Objective) -> Examples:
+    data = task.options.data
+    assert data.kind == "dataset", "the table has looked"
+    if len(task.train) != 1:
+        raise PlanError(f"fit.data.path names {len(task.train)} datasets; it must be one directory")
+    try:
+        from ligo_torch.rows import read_dataset
+    except ModuleNotFoundError as error:
+        raise PlanError(f"fit.data: kind dataset needs {error.name}; pip install 'ligo-spec[hf]'") from error
+    tokens = read_dataset(data, task.train[0], task.checkpoint, _vocab_size(task))
+    return _with_mask(Windows(tokens, data, _masking(task, objective)))
+
+
+def _with_mask(windows: Windows) -> Windows:
+    if windows.masking is not None and windows.tokens.mask is None:
         raise PlanError("fit.objective: masked_lm needs a mask token; say fit.data.mask_token_id")
-    return Windows(tokens, data, _masking(task, objective))
+    return windows
 
 
 def _images(task: FitTask, objective: Objective) -> Examples:
@@ -71,4 +89,9 @@ def _masking(task: FitTask, objective: Objective) -> float | None:
     return task.options.mask_probability if objective == "masked_lm" else None
 
 
-_OPEN: Mapping[str, Callable[[FitTask, Objective], Examples]] = {"text": _text, "tokens": _tokens, "images": _images}
+_OPEN: Mapping[str, Callable[[FitTask, Objective], Examples]] = {
+    "text": _text,
+    "tokens": _tokens,
+    "dataset": _dataset,
+    "images": _images,
+}

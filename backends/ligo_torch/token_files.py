@@ -77,13 +77,22 @@ def read_token_files(
         cut = first_held_out(len(ids), data.seq_len)
         ids, held = ids.part(0, cut), ids.part(cut, len(ids))
     require_windows(ids, held, data.seq_len)
-    mask, frame = data.mask_token_id, None
+    return Tokens(ids, held, vocab_size, *special_tokens(data.mask_token_id, checkpoint, vocab_size))
+
+
+def special_tokens(mask: int | None, checkpoint: Path, vocab_size: int) -> tuple[int | None, tuple[int, int] | None]:
+    """The mask of a plan, or else of the checkpoint's tokenizer, and that tokenizer's frame, where there are such.
+
+    Raises:
+        PlanError: The plan's is none of the model's.
+        InputError: The tokenizer is not valid.
+    """
     if mask is not None and mask >= vocab_size:
         raise PlanError(f"fit.data.mask_token_id {mask} is none of the model's, 0 to {vocab_size - 1}")
-    if (checkpoint / TOKENIZER_FILE).exists():
-        tokenizer = read_tokenizer(checkpoint, "say mask_token_id")
-        mask, frame = tokenizer.mask if mask is None else mask, tokenizer.frame
-    return Tokens(ids, held, vocab_size, mask, frame)
+    if not (checkpoint / TOKENIZER_FILE).exists():
+        return mask, None
+    tokenizer = read_tokenizer(checkpoint, "say mask_token_id")
+    return tokenizer.mask if mask is None else mask, tokenizer.frame
 
 
 def _joined(paths: Sequence[Path], data: TokenData, vocab_size: int) -> TokenFiles:
