@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,12 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from ligo_torch import rows
+from ligo_torch.examples import PARTS
 from ligo_torch.race import TorchRacer
 from ligo_torch.rows import IdRows, TextRows, read_dataset
 from ligo_torch.text import Tokens
 from ligo_torch.token_files import read_token_files
+from ligo_torch.tokenizer import Ids, Tokenizer
 from ligo_torch.windows import Windows
 
 torch.set_num_threads(1)  # test runs share the cores
@@ -56,8 +60,8 @@ def opened(directory: Path, vocab_size: int = VOCAB, **changes: Any) -> Tokens:
 
 def same_batches(found: Windows, wanted: Windows) -> None:
     assert found.disjoint() == wanted.disjoint() > 2
-    for part in ("train", "heldout"):
-        a, b = (examples.drawn(part, Draws(3), "any") for examples in (found, wanted))  # type: ignore[arg-type]
+    for part in PARTS:
+        a, b = (examples.drawn(part, Draws(3), "any") for examples in (found, wanted))
         assert all(a[key].dtype == np.int64 and np.array_equal(a[key], b[key]) for key in ("input_ids", "labels"))
 
 
@@ -124,8 +128,13 @@ def test_no_more_text_is_tokenized_than_is_used(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(rows, "CHUNK", 10)
     monkeypatch.setattr(rows, "MAX_HELDOUT", 50)
     seen: list[int] = []
-    each = rows.Tokenizer.each
-    monkeypatch.setattr(rows.Tokenizer, "each", lambda self, texts: seen.append(len(texts)) or each(self, texts))
+    each = Tokenizer.each
+
+    def counted(self: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+        seen.append(len(texts))
+        return each(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "each", counted)
     found = opened(tmp_path, text_column="text")
     assert len(found.heldout) == 50
     Windows(found, DatasetData(kind="dataset", path="data", text_column="text", seq_len=6, batch_size=5)).drawn(
@@ -252,6 +261,21 @@ def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path, text_column="text") == (
         "tokenizer.json: not there; put the checkpoint's tokenizer.json beside its weights, or name an ids_column"
     )
+
+
+def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this kind of data needs it."""
+    saved(tmp_path / "small", "GPT2LMHeadModel", CONFIGS["gpt2"])
+    written(tmp_path, ids=IDS)
+    data = {"kind": "dataset", "path": "data", "ids_column": "ids", "seq_len": 8}
+    path = plan_file(
+        tmp_path, target={"num_hidden_layers": 4}, operator={"depth": "noisy_stack"}, fit={"steps": 1, "data": data}
+    )
+    monkeypatch.delitem(sys.modules, "ligo_torch.rows")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(PlanError) as caught:
+        ligo_spec.fit(path, tmp_path / "op.safetensors")
+    assert str(caught.value) == "fit.data: kind dataset needs datasets; pip install 'ligo-spec[hf]'"
 
 
 @pytest.mark.parametrize("columns", [{}, {"text_column": "a", "ids_column": "b"}])

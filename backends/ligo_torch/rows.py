@@ -17,7 +17,7 @@ from ligo_spec.complaints import did_you_mean
 from ligo_spec.errors import PlanError, printable
 from ligo_spec.fit_data import DatasetData
 from ligo_spec.inputs import refusal
-from ligo_torch.text import Tokens, first_held_out, require_windows
+from ligo_torch.text import Stream, Tokens, first_held_out, require_windows
 from ligo_torch.token_files import special_tokens
 from ligo_torch.tokenizer import Ids, Tokenizer, read_tokenizer
 
@@ -178,13 +178,16 @@ def read_dataset(data: DatasetData, path: Path, checkpoint: Path, vocab_size: in
     mask, frame = special_tokens(data.mask_token_id, checkpoint, vocab_size)
     train = _column(data, path, data.split)
     heldout = None if data.heldout_split is None else _column(data, path, data.heldout_split)
-    make = _ids if data.ids_column is not None else _text
-    return Tokens(*make(data, train, heldout, checkpoint, vocab_size), vocab_size, mask, frame)
+    ids: Ids | Stream
+    held: Ids | Stream
+    if data.ids_column is not None:
+        ids, held = _ids(data, train, heldout, vocab_size)
+    else:
+        ids, held = _text(data, train, heldout, checkpoint, vocab_size)
+    return Tokens(ids, held, vocab_size, mask, frame)
 
 
-def _ids(
-    data: DatasetData, train: Column, heldout: Column | None, checkpoint: Path, vocab_size: int
-) -> tuple[IdRows, IdRows]:
+def _ids(data: DatasetData, train: Column, heldout: Column | None, vocab_size: int) -> tuple[IdRows, IdRows]:
     ids = _known(train, vocab_size)
     if heldout is not None:
         held = _known(heldout, vocab_size)
