@@ -35,7 +35,7 @@ def matrix_weights(architecture: Architecture, templates: Collection[str]) -> fl
             continue
         weights = 1.0
         for side in architecture.shape(template):
-            weights *= side if side is not None else 0  # heads of labels read no token: see image_training_flops
+            weights *= side if side is not None else 0  # heads of labels read no token: see image_forward_flops
         total += weights * _share(architecture, tensor) * len(architecture.layers_of(template))
     return total
 
@@ -75,7 +75,7 @@ def image_forward_flops(architecture: Architecture, templates: Collection[str], 
     Raises:
         PlanError: The family does not say into how many patches and positions an image is cut.
     """
-    heads = labels * sum(_head_width(architecture, template) for template in templates)
+    heads = labels * sum(head_width(architecture, template) for template in templates)
     return (
         forward_flops(architecture, templates, _size(architecture, "positions"))
         + 2 * heads
@@ -92,8 +92,8 @@ def image_training_flops(architecture: Architecture, templates: Collection[str],
     return (1 + BACKWARD) * forward - _patch_flops(architecture, templates)
 
 
-def _head_width(architecture: Architecture, template: str) -> int:
-    """What a head of labels reads of an image; 0 for other tensors."""
+def head_width(architecture: Architecture, template: str) -> int:
+    """How many numbers a head of labels reads, which has a row a label; 0 for other tensors."""
     shape = architecture.shape(template)
     if not _is_matrix(architecture.family.tensors[template]) or shape[-2] is not None:
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,16 @@ import pytest
 
 import ligo_spec
 from ligo_spec import InputError, LigoError, PlanError
+from ligo_spec.architecture import Architecture
 from ligo_spec.cli import run
 from ligo_spec.draws import Draws
+from ligo_spec.family import load_family
 from ligo_spec.fit_data import ImageData
 from ligo_spec.grow import fit_task
-from ligo_spec.job import load_job
+from ligo_spec.job import load_job, open_model
+from tests.family_table import ROWS
 from tests.image_data import CHANNELS, CLASSES, LABELS, MEAN, SIDE, STD, config, pictures, plan, prepare
+from tests.tiny_checkpoints import CONFIGS, saved
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -30,6 +35,7 @@ from ligo_torch import fit as fitting
 from ligo_torch.arrays import ArrayFile
 from ligo_torch.examples import PARTS
 from ligo_torch.fit import gradients
+from ligo_torch.huggingface import config_of, functional_model
 from ligo_torch.images import Images, Shape, open_images
 from ligo_torch.race import TorchRacer
 
@@ -411,7 +417,7 @@ def test_objectives_and_data_must_suit_one_another(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert message(objective="causal_lm") == (
-        "fit.objective: causal_lm is learned from data of kind text or tokens, fit.data has kind images"
+        "fit.objective: causal_lm is learned from data of kind text or tokens or dataset, fit.data has kind images"
     )
 
 
@@ -434,3 +440,64 @@ def test_other_problems_than_one_label_of_several_are_refused(
     assert str(caught.value) == (
         f"fit.objective: image_classification is for one label of several, and the config has {found}"
     )
+
+
+def test_a_head_of_other_labels_than_the_config_is_refused(tmp_path: Path) -> None:
+    """Transformers would not load it; no size of the family says how many there are."""
+    path = prepare(tmp_path)
+    file = tmp_path / "small" / "config.json"
+    known = {str(n): str(n) for n in range(5)}
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "id2label": known}), "utf-8")
+    with pytest.raises(InputError) as caught:
+        ligo_spec.fit(path, tmp_path / "op.safetensors")
+    assert str(caught.value).endswith(
+        "small/config.json: says 5 labels (num_labels, id2label), but classifier.weight has rows for 3"
+    )
+
+
+def test_a_checkpoint_without_a_head_is_refused(tmp_path: Path) -> None:
+    """A random head would teach the operator nothing; which objective it is, the class does not say."""
+    path = prepare(tmp_path, objective="image_classification")
+    saved(tmp_path / "small", "ViTModel", config("ViTForImageClassification"), pooler=False)
+    with pytest.raises(InputError) as caught:
+        ligo_spec.fit(path, tmp_path / "op.safetensors")
+    assert str(caught.value) == (
+        "the checkpoint has no classifier.weight, classifier.bias, which image_classification needs"
+    )
+
+
+def test_archives_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """Zeros that are packed a thousandfold; as many noisy images are read (the twin)."""
+    images = np.zeros((2000, SIDE, SIDE, CHANNELS), np.uint8)
+    labels = np.zeros(2000, np.int64)
+    np.savez_compressed(tmp_path / "data.npz", images=images, labels=labels)
+    assert re.fullmatch(
+        r"data\.npz: is no \.npz file of numbers: array images would grow from \d+ to 196128 bytes; save it as \.npy",
+        refusal(tmp_path, "data.npz"),
+    )
+    noise = np.random.default_rng(0).integers(0, 255, images.shape, np.uint8)
+    np.savez_compressed(tmp_path / "data.npz", images=noise, labels=labels)
+    assert batch(opened(tmp_path, "data.npz"))["pixel_values"].shape == (4, CHANNELS, SIDE, SIDE)
+
+
+def test_a_model_of_text_takes_no_images(tmp_path: Path) -> None:
+    """Whatever the plan says of its objective."""
+    prepare(tmp_path)
+    saved(tmp_path / "small", "BertForMaskedLM", CONFIGS["bert"])
+    with pytest.raises(PlanError) as caught:
+        ligo_spec.fit(plan(tmp_path, 4, objective="image_classification"), tmp_path / "op.safetensors")
+    assert str(caught.value) == (
+        "fit.data: family bert has no num_channels and no image_size; it is no model of images"
+    )
+
+
+def test_a_model_that_transformers_do_not_have_has_no_objective(tmp_path: Path) -> None:
+    """CaiT sorts images into classes, but its class is another library's; GPT-2 sorts none."""
+    settled = {"model_type": "cait", "embed_dim": 8, "num_heads": 2, "depth": 2, "depth_token_only": 1}
+    architecture = Architecture.from_hf_config(load_family("cait"), settled | ROWS["cait"].config)
+    with pytest.raises(PlanError, match=r"^Transformers has no models of type cait$"):
+        config_of(architecture)
+    small = open_model(saved(tmp_path / "small", "GPT2Model", CONFIGS["gpt2"]))
+    with pytest.raises(PlanError) as caught:
+        functional_model(small.architecture, small.binding, "image_classification", torch.device("cpu"))
+    assert str(caught.value) == "fit.objective: Transformers has no image_classification model of type gpt2"

@@ -29,6 +29,9 @@ HEADER = 2**16
 MAX_WHOLE = 8 * 2**30
 """Bytes of an array that is read into memory at once."""
 
+MAX_GROWTH = 100
+"""What is packed may be so many times as long unpacked."""
+
 NUMBERS = "iufb"
 """Kinds of dtype that are plain numbers."""
 
@@ -136,6 +139,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> Array:
             raise ValueError(f"array {name} of shape {shape} does not fill its {info.file_size} bytes")
         if info.file_size > MAX_WHOLE:
             raise ValueError(f"array {name} has {info.file_size} bytes, at most {MAX_WHOLE} are read; save it as .npy")
+    if info.file_size > MAX_GROWTH * info.compress_size + HEADER:
+        raise ValueError(
+            f"array {name} would grow from {info.compress_size} to {info.file_size} bytes; save it as .npy"
+        )
     with archive.open(info) as file:
         read: Array = npy.read_array(file, allow_pickle=False)
         return read

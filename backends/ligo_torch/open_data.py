@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ligo_spec.errors import PlanError
+from ligo_spec.errors import InputError, PlanError, Problem
 from ligo_spec.fitting import FitTask
+from ligo_spec.flops import head_width
 from ligo_torch.examples import Examples
 from ligo_torch.huggingface import Objective, config_of
 from ligo_torch.images import open_images, shape_of
@@ -74,7 +75,23 @@ def _with_mask(windows: Windows) -> Windows:
 def _images(task: FitTask, objective: Objective) -> Examples:
     data, small = task.options.data, task.growth.small
     assert data.kind == "images", "the table has looked"
-    return open_images(data, task.train, task.heldout, task.checkpoint, shape_of(small, config_of(small)))
+    shape = shape_of(small, config_of(small))
+    _require_rows(task, shape.labels)
+    return open_images(data, task.train, task.heldout, task.checkpoint, shape)
+
+
+def _require_rows(task: FitTask, labels: int) -> None:
+    """Hold the head to the config: no size of a family says how many labels there are.
+
+    Raises:
+        InputError: They disagree.
+    """
+    small = task.growth.small
+    for template in task.binding.templates():
+        if head_width(small, template) and len(task.read(template)) != labels:
+            rows = len(task.read(template))
+            message = f"says {labels} labels (num_labels, id2label), but {template} has rows for {rows}"
+            raise InputError(Problem(f"{task.checkpoint}/config.json", message))
 
 
 def _vocab_size(task: FitTask) -> int:
