@@ -494,7 +494,7 @@ def test_a_model_of_text_takes_no_images(tmp_path: Path) -> None:
 def test_a_model_that_transformers_do_not_have_has_no_objective(tmp_path: Path) -> None:
     """CaiT sorts images into classes, but its class is another library's; GPT-2 sorts none."""
     settled = {"model_type": "cait", "embed_dim": 8, "num_heads": 2, "depth": 2, "depth_token_only": 1}
-    architecture = Architecture.from_hf_config(load_family("cait"), settled | ROWS["cait"].config)
+    architecture = Architecture.from_hf_config(load_family("cait"), {**settled, **ROWS["cait"].config})
     with pytest.raises(PlanError, match=r"^Transformers has no models of type cait$"):
         config_of(architecture)
     small = open_model(saved(tmp_path / "small", "GPT2Model", CONFIGS["gpt2"]))
