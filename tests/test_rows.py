@@ -244,6 +244,15 @@ def test_too_little_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path, ids_column="ids") == "the train text has 0 tokens, fewer than one window of 6"
 
 
+def test_fewer_bytes_than_tokens_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tokenizers put tokens before a text; places are bytes, so a window needs as many."""
+    tokenizer(written(tmp_path, text=["a"] * 5))
+    monkeypatch.setattr(Tokenizer, "each", lambda self, texts: [np.asarray([5] * 6) for text in texts])
+    assert refusal(tmp_path, text_column="text") == (
+        "data: column text has 4 bytes to fit on, fewer than a window has tokens, 6"
+    )
+
+
 def test_directories_that_are_no_datasets_are_refused(tmp_path: Path) -> None:
     """Another directory, and one whose Arrow file is cut off."""
     (tmp_path / "data").mkdir()

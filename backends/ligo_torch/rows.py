@@ -209,6 +209,9 @@ def _text(
     first = 0 if heldout is not None else cut
     held = TextRows(others, np.cumsum(others.sizes[first:]), first, encode).ids(MAX_HELDOUT)
     require_windows(rows.ids(data.seq_len), held, data.seq_len)
+    if len(rows) < data.seq_len:  # of a tokenizer that makes more tokens than there are bytes
+        message = f"column {train.name} has {len(rows)} bytes to fit on, fewer than a window has tokens, {data.seq_len}"
+        raise refusal(train.path, message)
     return rows, held
 
 
