@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {"ligo_spec", "ligo_safetensors", "ligo_pytorch", "ligo_flax", "ligo_onnx", "ligo_torch"}
-FRAMEWORKS = ("torch", "jax", "onnx", "transformers", "tokenizers")
+FRAMEWORKS = ("torch", "jax", "onnx", "transformers", "tokenizers", "datasets")
 
 # Runs in the second environment, outside the checkout.
 PROBE = f"""

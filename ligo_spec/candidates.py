@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -11,8 +10,9 @@ from ligo_spec.certify import certify
 from ligo_spec.documents import Document, dump
 from ligo_spec.errors import PlanError, printable
 from ligo_spec.explain import grown_config
+from ligo_spec.fit_data import Data, WindowData
 from ligo_spec.fitting import FitTask
-from ligo_spec.job import Job, Small, text_files
+from ligo_spec.job import Job, Small, data_files
 from ligo_spec.layer_kinds import settled
 from ligo_spec.learning import learnable
 from ligo_spec.methods import DepthMethod, WidthMethod, build_operator
@@ -27,7 +27,7 @@ from ligo_spec.methods.noisy_stack import NoisyStack
 from ligo_spec.methods.stack import Stack
 from ligo_spec.methods.zero_pad import ZeroPad
 from ligo_spec.operator import Growth, Operator
-from ligo_spec.plan import Candidate, CandidateFit, Fit, OperatorChoice, Plan, TextData
+from ligo_spec.plan import Candidate, CandidateFit, Fit, OperatorChoice, Plan
 
 SHARED = (
     "objective",
@@ -120,7 +120,7 @@ def fit_options(plan: Plan, fit: CandidateFit | None) -> Fit:
     assert plan.compare is not None, "the caller has looked"
     data = data_of(plan)
     if data is None:
-        raise PlanError("compare.data: neither compare nor fit says which text to train on")
+        raise PlanError("compare.data: neither compare nor fit says what to train on")
     given = {name: getattr(plan.compare, name) for name in SHARED}
     theirs = {name: getattr(plan.fit, name) for name in SHARED} if plan.fit else {}
     shared = {name: theirs.get(name) if value is None else value for name, value in given.items()}
@@ -130,11 +130,16 @@ def fit_options(plan: Plan, fit: CandidateFit | None) -> Fit:
     return Fit(data=data, **chosen, **own)
 
 
-def data_of(plan: Plan) -> TextData | None:
-    """The text that a comparison trains on."""
+def data_of(plan: Plan) -> Data | None:
+    """What a comparison trains on."""
     if plan.compare is not None and plan.compare.data is not None:
         return plan.compare.data
     return plan.fit.data if plan.fit else None
+
+
+def section_of(plan: Plan) -> str:
+    """The section of the plan that they stand in."""
+    return "compare" if plan.compare is not None and plan.compare.data is not None else "fit"
 
 
 def plan_of(plan: Plan, start: Start) -> Plan:
@@ -172,7 +177,7 @@ def task_of(job: Job, small: Small, growth: Growth, start: Start, seed: int) -> 
 
     Raises:
         PlanError: It is not to be had; as for ``operator_of``, or its fit has nothing to learn.
-        InputError: Text is missing, or an epsilon cannot be scaled.
+        InputError: Data are missing, or an epsilon cannot be scaled.
     """
     operator = operator_of(job, small, growth, start, seed)
     options, frozen = fit_options(job.plan, start.fit), frozenset[int]()
@@ -183,8 +188,8 @@ def task_of(job: Job, small: Small, growth: Growth, start: Start, seed: int) -> 
         if not learned.count:
             raise PlanError("its fit has nothing to learn; ask for structure: dense or new")
         operator, frozen = learned.operator, learned.frozen
-    texts = text_files(job.train), text_files(job.heldout)
-    return FitTask(growth, operator, small.binding, small.read, options, seed, small.directory, *texts, frozen)
+    files = data_files(job.train), data_files(job.heldout)
+    return FitTask(growth, operator, small.binding, small.read, options, seed, small.directory, *files, frozen)
 
 
 def alone(task: FitTask) -> FitTask:
@@ -212,7 +217,7 @@ def _own(plan: Plan) -> Candidate:
 
 def _name(choice: OperatorChoice, fit: CandidateFit | None) -> str:
     methods = [_method(method) for method in (choice.width, choice.depth) if method is not None]
-    fitted = [] if fit is None else [f"fitted {fit.steps} steps"]
+    fitted = [] if fit is None else [f"{'distilled' if fit.distill else 'fitted'} {fit.steps} steps"]
     return ", ".join([" + ".join(methods) or "as it is", *fitted])
 
 
@@ -225,7 +230,7 @@ def _method(method: Document) -> str:
 
 
 def require_data(job: Job) -> None:
-    """Refuse a comparison without a text, or with a budget below one step.
+    """Refuse a comparison without data, or with a budget below one step.
 
     Raises:
         PlanError: It is one.
@@ -235,18 +240,11 @@ def require_data(job: Job) -> None:
         raise PlanError(job.problem("has no compare section; compare: {} compares the usual starts"))
     data = data_of(plan)
     if data is None:
-        raise PlanError(job.problem("neither compare nor fit has data: the text to train on", "compare"))
+        raise PlanError(job.problem("neither compare nor fit has data to train on", "compare"))
+    if not isinstance(data, WindowData) and plan.compare.budget.tokens is not None:
+        message = f"{data.kind} have no windows of tokens; say the budget in steps"
+        raise PlanError(job.problem(message, "compare", "budget", "tokens"))
     if not plan.compare.budget_steps(data):
+        assert isinstance(data, WindowData), "a budget in steps has at least one"
         message = f"fewer tokens than one step has, {data.batch_size} windows of {data.seq_len}"
         raise PlanError(job.problem(message, "compare", "budget", "tokens"))
-
-
-def patterns(job: Job, data: Sequence[Any]) -> Job:
-    """The same job with the text that the comparison trains on, where the caller names no other."""
-    text = data_of(job.plan)
-    if data or text is None:
-        return job
-    base = job.loaded.path.parent
-    return replace(
-        job, train=tuple(base / path for path in text.path), heldout=tuple(base / path for path in text.heldout)
-    )

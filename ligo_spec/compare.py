@@ -12,11 +12,11 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from ligo_spec.candidates import patterns, require_data
+from ligo_spec.candidates import data_of, require_data, section_of
 from ligo_spec.compare_plot import plots
 from ligo_spec.contest import Comparison, Contest
 from ligo_spec.events import Events
-from ligo_spec.job import Job, growth_of, load_job, open_small
+from ligo_spec.job import Job, growth_of, load_job, open_small, with_data
 from ligo_spec.staging import check_target, json_bytes, staged_directory
 
 COMPARISON_FILE = "compare.json"
@@ -45,7 +45,8 @@ def compare(
         LigoError: The plan, the checkpoint or the text is refused, no candidate can be had, all diverge, or the output
             cannot be written; nothing is left then.
     """
-    job = patterns(load_job(plan, source=source, data=data), data)
+    job = load_job(plan, source=source)
+    job = with_data(job, data_of(job.plan), data, section_of(job.plan))
     require_data(job)
     if output is not None:
         check_target(output, sources=job.at_hand)

@@ -62,7 +62,7 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
         each = (row.flops - row.fit_flops) / row.steps
         steps, losses = smoothed(row.best[0].curve)
         axes.plot(row.fit_flops + each * steps, losses, label=_label(row), color=_colour(row, number), lw=1.1)
-    axes.set(xlabel="FLOPs, fit counted", ylabel="training loss (nats a token)")
+    axes.set(xlabel="FLOPs, fit counted", ylabel="training loss (nats)")
     if axes.lines:
         axes.legend()
 

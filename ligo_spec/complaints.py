@@ -159,8 +159,9 @@ def _models_at(annotation: Any, loc: Sequence[str | int]) -> list[type[BaseModel
 
 def _tag_of(model: type[BaseModel]) -> str | None:
     for declared in model.model_fields.values():
-        if get_origin(declared.annotation) is Literal and declared.default in get_args(declared.annotation):
-            return str(declared.default)
+        tags = get_args(declared.annotation) if get_origin(declared.annotation) is Literal else ()
+        if declared.default in tags or (declared.is_required() and len(tags) == 1):
+            return str(declared.default if declared.default in tags else tags[0])
     return None
 
 

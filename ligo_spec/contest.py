@@ -9,6 +9,7 @@ from typing import Any
 
 from ligo_spec.candidates import Start, alone, candidates_of, data_of, drawn, task_of, winner_text
 from ligo_spec.errors import NumericalError, PlanError, Problem
+from ligo_spec.fit_data import WindowData
 from ligo_spec.fitting import FitTask, Log
 from ligo_spec.job import Job, Small
 from ligo_spec.operator import Growth
@@ -35,7 +36,8 @@ class Comparison:
         notes: What a reader of the table should know.
         budget_steps: Steps of training that the budget is worth, without a fit.
         budget_flops: What each candidate could spend.
-        tokens: Of a step.
+        batch_size: Windows or images of a step.
+        tokens: Of a step, where data are windows of tokens.
         learning_rates: That were tried.
         seeds: That were tried.
         plan: The winner's plan, as YAML.
@@ -51,7 +53,8 @@ class Comparison:
     notes: tuple[str, ...]
     budget_steps: int
     budget_flops: float
-    tokens: int
+    batch_size: int
+    tokens: int | None
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
     plan: str
@@ -126,7 +129,8 @@ class Contest:
             tuple(self._notes(rows, references)),
             steps,
             steps * self.step_flops,
-            data.batch_size * data.seq_len,
+            data.batch_size,
+            data.batch_size * data.seq_len if isinstance(data, WindowData) else None,
             self.options.learning_rates,
             self.seeds,
             winner_text(self.job.plan, start),

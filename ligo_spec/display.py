@@ -173,8 +173,8 @@ def difference(found: Diff) -> None:
 def fit_result(found: FitResult) -> None:
     """Print what a fit gave."""
     console_for().print(
-        f"held-out loss {found.heldout_before:.4f} → {found.heldout_after:.4f} nats a token in {len(found.losses)} "
-        f"steps, {found.parameters:,} numbers learned",
+        f"held-out loss {found.heldout_before:.4f} → {found.heldout_after:.4f} nats {found.unit} in "
+        f"{len(found.losses)} steps, {found.parameters:,} numbers learned",
         highlight=False,
     )
 

@@ -26,7 +26,12 @@ _COLUMNS = (
 def comparison(found: Comparison) -> None:
     """Print the table of a comparison, and what a reader of it should know."""
     console = console_for()
-    title = f"held-out loss, nats a token; {found.budget_steps} steps of {found.tokens:,} tokens, fits counted"
+    step, unit = (
+        (f"{found.batch_size:,} images", "an image")
+        if found.tokens is None
+        else (f"{found.tokens:,} tokens", "a token")
+    )
+    title = f"held-out loss, nats {unit}; {found.budget_steps} steps of {step}, fits counted"
     table = table_of(*_COLUMNS, title=title)
     for row in (*found.rows, *found.references):
         table.add_row(*_cells(row))

@@ -30,8 +30,8 @@ class FitTask:
         options: The plan's ``fit``.
         seed: Of the batches.
         checkpoint: Directory of the small model, for its tokenizer.
-        train: Text files to fit on.
-        heldout: Text files for the held-out loss; empty for the last tenth of ``train``.
+        train: Files to fit on.
+        heldout: Files for the held-out loss; empty for a tenth of ``train``.
         frozen: Arrays of the operator that stay, by identity.
     """
 
@@ -53,11 +53,12 @@ class FitResult:
 
     Args:
         operator: As learned.
-        heldout_before: Mean held-out loss of the start, in nats per predicted token.
+        heldout_before: Mean held-out loss of the start, in nats per prediction.
         heldout_after: The same after the fit.
         losses: Of every step.
         parameters: How many numbers were learned.
         threads: CPU threads that computed it; another number may round differently.
+        unit: What a prediction is: ``a token``, ``an image``.
     """
 
     operator: Operator
@@ -66,6 +67,7 @@ class FitResult:
     losses: tuple[float, ...]
     parameters: int
     threads: int = 1
+    unit: str = "a token"
 
 
 def run_fit(task: FitTask, log: Log = lambda record: None) -> FitResult:

@@ -9,8 +9,10 @@ not counted.
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 
 from ligo_spec.architecture import Architecture
+from ligo_spec.errors import PlanError
 from ligo_spec.family import Tensor
 from ligo_spec.relations import holds
 
@@ -33,7 +35,7 @@ def matrix_weights(architecture: Architecture, templates: Collection[str]) -> fl
             continue
         weights = 1.0
         for side in architecture.shape(template):
-            weights *= side if side is not None else 0  # heads of labels: no objective here uses them
+            weights *= side if side is not None else 0  # heads of labels read no token: see image_forward_flops
         total += weights * _share(architecture, tensor) * len(architecture.layers_of(template))
     return total
 
@@ -60,6 +62,61 @@ def forward_flops(architecture: Architecture, templates: Collection[str], seq_le
 def training_flops(architecture: Architecture, templates: Collection[str], seq_len: int) -> float:
     """Operations of a forward and backward pass over one window; arguments as for ``forward_flops``."""
     return (1 + BACKWARD) * forward_flops(architecture, templates, seq_len)
+
+
+def image_forward_flops(architecture: Architecture, templates: Collection[str], labels: int) -> float:
+    """Operations of a forward pass over one image: its patches, all layers at all positions, and the head of labels.
+
+    Args:
+        architecture: With its layers settled.
+        templates: As for ``matrix_weights``.
+        labels: Rows of the head.
+
+    Raises:
+        PlanError: The family does not say into how many patches and positions an image is cut.
+    """
+    heads = labels * sum(head_width(architecture, template) for template in templates)
+    return (
+        forward_flops(architecture, templates, _size(architecture, "positions"))
+        + 2 * heads
+        + _patch_flops(architecture, templates)
+    )
+
+
+def image_training_flops(architecture: Architecture, templates: Collection[str], labels: int) -> float:
+    """Operations of a forward and backward pass over one image; pixels themselves need no gradient.
+
+    Args and errors are those of ``image_forward_flops``.
+    """
+    forward = image_forward_flops(architecture, templates, labels)
+    return (1 + BACKWARD) * forward - _patch_flops(architecture, templates)
+
+
+def head_width(architecture: Architecture, template: str) -> int:
+    """How many numbers a head of labels reads, which has a row a label; 0 for other tensors."""
+    shape = architecture.shape(template)
+    if not _is_matrix(architecture.family.tensors[template]) or shape[-2] is not None:
+        return 0
+    return shape[-1] or 0
+
+
+def _patch_flops(architecture: Architecture, templates: Collection[str]) -> float:
+    """Operations of cutting an image into patches and embedding each: kernels that do not overlap."""
+    patches = (_size(architecture, "image_size") // _size(architecture, "patch_size")) ** 2
+    kernels = 0
+    for template in templates:
+        if [dim.role for dim in architecture.family.tensors[template].touches] == ["out", "in", "in", "in"]:
+            kernels += prod(side or 0 for side in architecture.shape(template))
+    return 2.0 * patches * kernels
+
+
+def _size(architecture: Architecture, name: str) -> int:
+    found = architecture.sizes.get(name)
+    if found is None:
+        raise PlanError(
+            f"family {architecture.family.name} has no size {name}, by which the cost of an image is counted"
+        )
+    return found
 
 
 def _is_matrix(tensor: Tensor) -> bool:

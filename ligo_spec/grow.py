@@ -29,12 +29,12 @@ from ligo_spec.job import (
     Job,
     Small,
     certificate,
+    data_files,
     growth_of,
     learned_operator,
     load_job,
     open_small,
     start_of,
-    text_files,
 )
 from ligo_spec.layer_kinds import settled
 from ligo_spec.layout import Model
@@ -230,7 +230,7 @@ def _task(job: Job, small: Small, growth: Growth, start: Operator) -> FitTask:
     options = job.plan.fit
     if options is None:
         raise PlanError(job.problem("has no fit section; there is nothing to learn"))
-    train, heldout = text_files(job.train), text_files(job.heldout)
+    train, heldout = data_files(job.train), data_files(job.heldout)
     large = replace(settled(growth, start).large, config=MappingProxyType(grown_config(growth, start)))
     growth = replace(growth, large=large)  # the fit must see the model that is written, epsilons and lists included
     learned = learned_operator(job, growth, start)

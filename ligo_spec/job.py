@@ -21,6 +21,7 @@ from ligo_spec.checkpoint import Checkpoint, read_checkpoint
 from ligo_spec.documents import Loaded, dump, load_with_positions
 from ligo_spec.errors import InputError, PlanError, Problem, printable
 from ligo_spec.family import Family, family_of, load_family
+from ligo_spec.fit_data import Data, TextData
 from ligo_spec.formats import model_directory
 from ligo_spec.hub import Snapshot, fetch, on_hub
 from ligo_spec.layout import Binding, bind, unpack, unpacked_shapes
@@ -41,8 +42,8 @@ class Job:
         loaded: The plan and where its keys stand.
         model: The small model, as the caller or the plan names it.
         output: Where the large one goes.
-        train: Patterns of the text to fit on.
-        heldout: Patterns of the held-out text.
+        train: Patterns of the files to fit on.
+        heldout: Patterns of those that are held out.
     """
 
     loaded: Loaded[Plan]
@@ -158,14 +159,36 @@ def load_job(
     """
     loaded = load_with_positions(Path(path), Plan)
     plan, base = loaded.document, Path(path).parent
-    text = plan.fit.data if plan.fit else None
-    return Job(
+    job = Job(
         loaded=loaded,
         model=source if source is not None else _beside(base, plan.source.path),
         output=Path(output) if output is not None else base / plan.output.path,
-        train=tuple(Path(pattern) for pattern in data) or tuple(base / p for p in (text.path if text else ())),
-        heldout=() if data or text is None else tuple(base / pattern for pattern in text.heldout),
+        train=(),
+        heldout=(),
     )
+    return with_data(job, plan.fit.data if plan.fit else None, data, "fit")
+
+
+def with_data(job: Job, found: Data | None, named: Sequence[str | Path], section: str) -> Job:
+    """The same job with the files that its data names, or with text that the caller names instead.
+
+    Args:
+        job: The plan and its places.
+        found: The data of a section of the plan, if it has any.
+        named: Patterns of text; none for those in the plan.
+        section: Where the data stand.
+
+    Raises:
+        PlanError: The caller names text, and the plan's data are none.
+    """
+    if named:
+        if found is not None and not isinstance(found, TextData):
+            message = f"only text can be named elsewhere, and this is kind: {found.kind}; name its files in the plan"
+            raise PlanError(job.problem(message, section, "data"))
+        return replace(job, train=tuple(Path(pattern) for pattern in named), heldout=())
+    base = job.loaded.path.parent
+    train, heldout = ((), ()) if found is None else found.files
+    return replace(job, train=tuple(base / path for path in train), heldout=tuple(base / path for path in heldout))
 
 
 def _beside(base: Path, path: str) -> str | Path:
@@ -299,7 +322,7 @@ def certificate(job: Job, growth: Growth, operator: Operator, templates: Sequenc
     return broken
 
 
-def text_files(patterns: Sequence[Path]) -> list[Path]:
+def data_files(patterns: Sequence[Path]) -> list[Path]:
     """The files that patterns name, in the order of their names.
 
     Raises:

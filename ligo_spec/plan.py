@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -12,10 +11,12 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 from ligo_spec.complaints import did_you_mean
 from ligo_spec.documents import Document, Misfit
 from ligo_spec.errors import PlanError, printable
+from ligo_spec.fit_data import Data, WindowData
 from ligo_spec.formats import FormatName
 from ligo_spec.hub import PATTERN, on_hub, parse_reference
 from ligo_spec.learning import Learn
 from ligo_spec.methods import DEPTH_METHODS, WIDTH_METHODS, DepthMethod, WidthMethod, without_options
+from ligo_spec.plan_paths import PATH_PATTERN, PlanPath, inside
 from ligo_spec.presets import PRESETS
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -29,25 +30,9 @@ def _short_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-def _short_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _inside(path: str) -> str:
-    """A plan is shared text: its paths stay below the plan. The command line may name any path."""
-    if on_hub(path):
-        raise ValueError("only source.path may name a model on the Hub; this is a path relative to the plan")
-    if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or ".." in re.split(r"[/\\]", path):
-        raise ValueError(
-            "a path in a plan is relative to the plan and may not climb out of its directory; "
-            "name other places on the command line (--source, --output, --data)"
-        )
-    return path
-
-
 def _source(path: str) -> str:
     if not on_hub(path):
-        return _inside(path)
+        return inside(path)
     parse_reference(path)
     return path
 
@@ -77,20 +62,17 @@ def parse_bytes(text: str) -> int:
 
 
 def _family(name: str) -> str:
-    return _inside(name) if name.endswith((".yaml", ".yml")) else name
+    return inside(name) if name.endswith((".yaml", ".yml")) else name
 
 
 # What the validators above accept, for editors. The loader does not look at it.
-_PATH_PATTERN = r"^(?!hf://|/|.:|[/\\]{2})(?!(?:.*[/\\])?\.\.(?:[/\\]|$)).+$"
-_SOURCE_PATTERN = f"{_PATH_PATTERN}|^{PATTERN}$"
+_SOURCE_PATTERN = f"{PATH_PATTERN}|^{PATTERN}$"
 _BYTES_PATTERN = r"^\s*(?=0*[1-9])[0-9]{1,15}\s*(?:(?:[KMGkmg][Ii]?)?[Bb])?\s*$"
 
 DtypeName = Literal["keep", "float64", "float32", "float16", "bfloat16"]
 """dtypes that a plan can ask for."""
 
-PlanPath = Annotated[str, AfterValidator(_inside), WithJsonSchema({"type": "string", "pattern": _PATH_PATTERN})]
 SourcePath = Annotated[str, AfterValidator(_source), WithJsonSchema({"type": "string", "pattern": _SOURCE_PATTERN})]
-_Paths = tuple[PlanPath, ...]
 _ShortWidth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(without_options(WIDTH_METHODS))})]
 _ShortDepth = Annotated[str, WithJsonSchema({"type": "string", "enum": list(without_options(DEPTH_METHODS))})]
 _ShortBytes = Annotated[str, WithJsonSchema({"type": "string", "pattern": _BYTES_PATTERN})]
@@ -161,24 +143,20 @@ class OperatorChoice(Document):
         return OperatorChoice.model_validate_json(PRESETS[self.preset])
 
 
-class TextData(Document):
-    """Text files, cut into windows of tokens."""
+Objective = Literal["auto", "causal_lm", "masked_lm", "image_classification"]
+"""What a model is fitted to do; ``auto`` is for the class that the checkpoint names to say."""
 
-    kind: Literal["text"] = "text"
-    path: Annotated[
-        _Paths,
-        BeforeValidator(_short_list, json_schema_input_type=Annotated[_Paths, Field(min_length=1)] | PlanPath),
-        Field(min_length=1),
-    ]
-    """Files or patterns, relative to the plan; used in the order of their names."""
-    heldout: Annotated[_Paths, BeforeValidator(_short_list, json_schema_input_type=_Paths | PlanPath)] = ()
-    """Files for the held-out loss; where there are none, the last tenth of the tokens."""
-    tokenizer: Literal["checkpoint", "bytes"] = "checkpoint"
-    """``checkpoint``: its own ``tokenizer.json``; ``bytes``: UTF-8 bytes are the token ids."""
-    seq_len: Annotated[int, Field(ge=2, le=1_000_000)] = 128
-    """Tokens in a window."""
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    """Windows in a step."""
+
+class Distill(Document):
+    """The small model teaches what is fitted (Hinton et al., arXiv 1503.02531).
+
+    The loss is ``(1 - weight) task + weight T² KL(small || large)`` at temperature ``T``, over what is predicted.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the teacher's loss."""
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """What logits are divided by before they are compared."""
 
 
 class Fit(Document):
@@ -187,7 +165,7 @@ class Fit(Document):
     backend: Literal["torch"] = "torch"
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Optimizer steps."""
-    objective: Literal["auto", "causal_lm", "masked_lm"] = "auto"
+    objective: Objective = "auto"
     """``auto``: by the class in ``architectures``."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of tokens that a masked-language-modelling step predicts (Devlin et al., arXiv 1810.04805)."""
@@ -213,7 +191,9 @@ class Fit(Document):
     """Layers are computed again for their gradients, to save memory; the result is the same. Not with ``compile``."""
     learn: Learn = Learn()
     """What is learned, in which structure, and what stays."""
-    data: TextData
+    distill: Distill | None = None
+    """The small model teaches too; null for the task alone. Held-out losses are the task's."""
+    data: Data
 
 
 class CandidateFit(Document):
@@ -226,6 +206,7 @@ class CandidateFit(Document):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     learn: Learn = Learn()
+    distill: Distill | None = None
 
 
 class Candidate(OperatorChoice):
@@ -280,7 +261,7 @@ class Compare(Document):
     """After a third of the budget, the worse half of the candidates drops out."""
     heldout_batches: Annotated[int, Field(ge=1, le=100_000)] = 16
     """Held-out batches to choose by, and as many others to report."""
-    objective: Literal["auto", "causal_lm", "masked_lm"] | None = None
+    objective: Objective | None = None
     """As in ``fit``; where it and the keys below are left out, those of the plan's ``fit``, or else its defaults."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] | None = None
     micro_batches: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -289,13 +270,14 @@ class Compare(Document):
     precision: Literal["float32", "bfloat16"] | None = None
     compile: Literal["auto", "never", "always"] | None = None
     gradient_checkpointing: bool | None = None
-    data: TextData | None = None
+    data: Data | None = None
 
-    def budget_steps(self, data: TextData) -> int:
-        """How many whole steps of training the budget is worth."""
+    def budget_steps(self, data: Data) -> int:
+        """How many whole steps of training the budget is worth; tokens are worth none where data has no windows."""
         if self.budget.steps is not None:
             return self.budget.steps
-        return (self.budget.tokens or 0) // (data.batch_size * data.seq_len)
+        tokens = data.batch_size * data.seq_len if isinstance(data, WindowData) else 0
+        return (self.budget.tokens or 0) // tokens if tokens else 0
 
 
 class OptimizerState(Document):

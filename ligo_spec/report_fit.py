@@ -44,7 +44,7 @@ def fit_section(learned: Learned, drawn: bool) -> Markup:
     """Losses and learning rate of a fit."""
     result = learned.result
     rows: list[Sequence[object]] = [
-        ("held-out loss, nats a token", result.heldout_before, result.heldout_after),
+        (f"held-out loss, nats {result.unit}", result.heldout_before, result.heldout_after),
     ]
     if result.losses:
         rows.append(("training loss, first and last step", result.losses[0], result.losses[-1]))
@@ -62,6 +62,6 @@ def _curves(learned: Learned) -> list[Markup]:
     loss = [Line("training", x, y, BLUE), Line("held out", ends, heldout, ORANGE, "o")]
     note = f" Each point is a mean of about {len(steps) / POINTS:.3g} steps." if len(steps) > POINTS else ""
     return [
-        figure(figures.plot(loss, "step", "loss (nats a token)"), "Loss at each step, and held out.", note),
+        figure(figures.plot(loss, "step", f"loss (nats {result.unit})"), "Loss at each step, and held out.", note),
         figure(figures.plot([Line("", *means(rates, POINTS))], "step", "learning rate"), "Learning rate."),
     ]

@@ -13,6 +13,9 @@ from ligo_spec.plan import Plan
 DOCUMENTS: dict[str, type[Document]] = {"family": Family, "operator": OperatorManifest, "plan": Plan}
 """The documents by name."""
 
+ASSUMED = "assumed"
+"""Beside a discriminator, in our models: the tag of what has none."""
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 """The version of JSON Schema."""
 
@@ -26,7 +29,10 @@ def json_schema(name: Literal["plan", "family", "operator"]) -> dict[str, Any]:
     nodes = [node for node in _nodes(schema) if isinstance(node, dict)]
     for node in nodes:
         union = node.pop("discriminator", {})  # OpenAPI's word, which JSON Schema does not know
-        for reference in union.get("mapping", {}).values():
+        assumed = node.pop(ASSUMED, None)
+        for tag, reference in union.get("mapping", {}).items():
+            if tag == assumed:
+                continue
             # The loader tells the branches apart by their tag alone, so the tag must be there.
             branch = schema["$defs"][reference.rpartition("/")[2]]
             branch["required"] = sorted({union["propertyName"], *branch.get("required", ())})

@@ -19,8 +19,10 @@ from ligo_spec.candidates import Start, candidates_of, plan_of, task_of, usual, 
 from ligo_spec.cli import run
 from ligo_spec.display import _events
 from ligo_spec.documents import loads
+from ligo_spec.draws import Draws
+from ligo_spec.fit_data import TextData
 from ligo_spec.job import growth_of, load_job, open_small
-from ligo_spec.plan import CandidateFit, Compare, Fit, Plan, TextData
+from ligo_spec.plan import CandidateFit, Compare, Fit, Plan
 from ligo_spec.racing import Losses, Trial
 from ligo_spec.ranking import Row
 from tests.tiny_checkpoints import CONFIGS, TWICE, plan_file, saved
@@ -34,6 +36,8 @@ import transformers
 from ligo_torch import race
 from ligo_torch.fit import Batches, prepare
 from ligo_torch.race import Heldout, TorchRacer
+from ligo_torch.text import IGNORED, Tokens
+from ligo_torch.windows import Windows
 
 torch.set_num_threads(1)  # test runs share the cores
 
@@ -178,10 +182,10 @@ def library_loss(model: Any, task: Any, options: Compare | None) -> float:
     """The loss that a library's model has on the draw that is reported."""
     assert options is not None
     _, _, batches = prepare(task)
-    windows = Heldout(batches, options, 0).windows["report"]
+    found = list(Heldout(batches, options, 0).batches_of("report"))
     with torch.no_grad():
-        losses = [float(model(input_ids=torch.tensor(ids), labels=torch.tensor(ids)).loss) for ids in windows]
-    return float(np.average(losses, weights=[len(ids) for ids in windows]))
+        losses = [float(model(**batch).loss) for batch in found]
+    return float(np.average(losses, weights=[len(batch["labels"]) for batch in found]))
 
 
 @pytest.mark.parametrize("choice", [0, 1, 2])
@@ -520,33 +524,39 @@ def test_the_fit_of_a_candidate_has_the_keys_and_bounds_of_a_plans() -> None:
 
 def batches_of(tokens: int, *, masked: bool = False, **data: Any) -> Batches:
     """Batches over a held-out text whose every token is its place."""
-    from ligo_spec.draws import Draws
-    from ligo_torch.text import Tokens
-
     ids = np.arange(tokens)
     text = TextData(path=("text.txt",), seq_len=8, batch_size=4, **data)
     frame = (tokens, tokens + 1) if masked else None
     held = Tokens(ids, ids, tokens + 3, mask=tokens + 2, frame=frame)
-    objective = "masked_lm" if masked else "causal_lm"
-    return Batches(held, Fit(data=text), objective, Draws(0), torch.device("cpu"))  # type: ignore[arg-type]
+    return Batches(Windows(held, text, 0.15 if masked else None), Fit(data=text), Draws(0), torch.device("cpu"))
+
+
+def original(batch: Mapping[str, torch.Tensor]) -> Any:
+    """The text of a batch of ``batches_of``, behind its masks and within its frames."""
+    ids, labels = (batch[key].numpy() for key in ("input_ids", "labels"))
+    ids = np.where(labels == IGNORED, ids, labels)
+    return ids[:, 1:-1] if (labels[:, 0] == IGNORED).all() else ids
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("tokens", [16, 100, 1000])
 def test_the_two_draws_of_heldout_text_share_no_token(tokens: int, masked: bool) -> None:
     """As many windows in both, none twice, none longer than asked."""
-    drawn = Heldout(batches_of(tokens, masked=masked), Compare(heldout_batches=5), 0).windows
-    chosen, reported = (np.concatenate(drawn[name]) for name in ("choose", "report"))
+    drawn = Heldout(batches_of(tokens, masked=masked), Compare(heldout_batches=5), 0)
+    parts = {name: [original(batch) for batch in drawn.batches_of(name)] for name in ("choose", "report")}
+    chosen, reported = (np.concatenate(parts[name]) for name in ("choose", "report"))
     assert not set(chosen.flat) & set(reported.flat)
     assert chosen.shape == reported.shape
     room = 6 if masked else 8
     assert chosen.shape == (min(5 * 4, tokens // room // 2), room)
     assert len(set(chosen.flat)) == chosen.size
-    assert all(len(part) <= 4 for part in (*drawn["choose"], *drawn["report"]))
+    assert all(len(part) <= 4 for part in (*parts["choose"], *parts["report"]))
 
 
 def test_too_little_heldout_text_is_refused() -> None:
-    with pytest.raises(InputError, match="15 tokens, fewer than two windows of 8"):
+    with pytest.raises(
+        InputError, match=r"held-out windows or images: 1; at least 2 are needed, one to choose by and one to report$"
+    ):
         Heldout(batches_of(15), Compare(), 0)
 
 

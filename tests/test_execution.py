@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from ligo_torch.execution import COMPILE_FROM, checkpoint_layers, compiles, training_loss
+from ligo_torch.execution import COMPILE_FROM, checkpoint_layers, compiles, executed
 from ligo_torch.fit import gradients, mean_loss
 from ligo_torch.huggingface import FunctionalModel
 
@@ -41,6 +41,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", CONFIGS["bert"]),
     "vit": ("ViTForImageClassification", VIT),
 }
+
+CPU = torch.device("cpu")
 
 LAYERS = 2
 """Of all of them."""
@@ -180,7 +182,7 @@ def test_when_a_loss_is_compiled(
 def test_what_is_compiled_is_not_computed_again() -> None:
     """The two exclude one another, wherever a plan says them."""
     with pytest.raises(PlanError) as caught:
-        training_loss(functional("gpt2"), options(compile="always", gradient_checkpointing=True), 1)
+        executed(functional("gpt2"), options(compile="always", gradient_checkpointing=True), 1, CPU)
     assert str(caught.value) == (
         "fit: compile: always and gradient_checkpointing: true exclude one another; leave out one"
     )
@@ -199,7 +201,7 @@ def test_a_compiled_loss_is_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
         return module.forward
 
     monkeypatch.setattr(torch, "compile", lambda loss: compile_(loss, backend=traced))
-    loss = training_loss(model, options(compile="always"), 1)(leaves, batch)
+    loss = executed(model, options(compile="always"), 1, CPU).loss(leaves, batch)
     found = torch.autograd.grad(loss, list(leaves.values()))
     assert graphs
     plain = model.loss(leaves, batch)
@@ -217,7 +219,5 @@ def test_a_compiler_that_fails_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda loss: compile_(loss, backend=broken))
     model = functional("gpt2")
-    with pytest.raises(
-        PlanError, match=r"^fit\.compile: torch cannot compile the loss of GPT2LMHeadModel: .*; use never$"
-    ):
-        training_loss(model, options(compile="always"), 1)(leaves_of(model), batch_for("gpt2"))
+    with pytest.raises(PlanError, match=r"^fit\.compile: torch cannot compile the loss: .*; use never$"):
+        executed(model, options(compile="always"), 1, CPU).loss(leaves_of(model), batch_for("gpt2"))

@@ -447,6 +447,8 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth(warmup: int) -> None:
         ("LlamaForCausalLM", "causal_lm"),
         ("BertForMaskedLM", "masked_lm"),
         ("BertForPreTraining", "masked_lm"),
+        ("ViTForImageClassification", "image_classification"),
+        ("DeiTForImageClassificationWithTeacher", "image_classification"),
     ],
 )
 def test_auto_takes_the_objective_from_the_class(name: str, objective: str) -> None:
@@ -464,7 +466,7 @@ def test_models_of_two_stacks_have_no_objective(family: str, asked: str) -> None
         choose_objective(asked, [ROWS[family].head, "WhisperForCausalLM"], load_family(family).stacks)
     assert str(caught.value) == (
         "fit.objective: models of several stacks of layers (encoder.layers, decoder.layers) have no objective yet; "
-        "causal_lm and masked_lm are for models of one"
+        "causal_lm and masked_lm and image_classification are for models of one"
     )
 
 
@@ -474,7 +476,8 @@ def test_auto_refuses_to_guess(names: list[str]) -> None:
     with pytest.raises(PlanError) as caught:
         choose_objective("auto", names)
     assert str(caught.value) == (
-        f"fit.objective: auto cannot tell from architectures {names}; say causal_lm or masked_lm"
+        f"fit.objective: auto cannot tell from architectures {names}; say causal_lm or masked_lm or "
+        "image_classification"
     )
 
 

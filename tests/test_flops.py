@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ligo_spec.architecture import Architecture
+from ligo_spec.errors import PlanError
 from ligo_spec.family import load_family
-from ligo_spec.flops import forward_flops, matrix_weights, training_flops
-from tests.tiny_checkpoints import CONFIGS, library
+from ligo_spec.flops import forward_flops, image_forward_flops, image_training_flops, matrix_weights, training_flops
+from ligo_spec.job import open_model
+from tests.image_data import CHANNELS, LABELS, SIDE, config
+from tests.image_data import CLASSES as CLASSES_OF_IMAGES
+from tests.models import made
+from tests.tiny_checkpoints import CONFIGS, library, saved
 
 CLASSES = {
     "bert": "BertForMaskedLM",
@@ -72,6 +78,34 @@ def test_the_formula_is_what_torch_counts(kind: str) -> None:
     assert counted(kind, backward=False) == pytest.approx(forward, rel=1e-9)
     assert counted(kind, backward=True) == pytest.approx(3 * forward, rel=1e-9)
     assert training_flops(architecture, templates, SEQ_LEN) == 3 * forward / BATCH
+
+
+@pytest.mark.parametrize("class_name", CLASSES_OF_IMAGES)
+def test_the_formula_for_images_is_what_torch_counts(class_name: str, tmp_path: Path) -> None:
+    """Patches, all layers at all positions, the head of labels; and pixels need no gradient."""
+    library()
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    small = open_model(saved(tmp_path / "small", class_name, config(class_name)))
+    templates = small.binding.templates()
+    model = made(class_name, config(class_name))
+    pixels, labels = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.zeros(BATCH, dtype=torch.long)
+    for backward, formula in ((False, image_forward_flops), (True, image_training_flops)):
+        with FlopCounterMode(display=False) as counter:
+            loss = torch.nn.functional.cross_entropy(model(pixel_values=pixels).logits, labels)
+            if backward:
+                loss.backward()  # type: ignore[no-untyped-call]
+        wanted = BATCH * formula(small.architecture, templates, LABELS)
+        assert counter.get_total_flops() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_what_an_image_costs_needs_its_patches() -> None:
+    """A family of text has none."""
+    architecture = Architecture.from_hf_config(load_family("bert"), CONFIGS["bert"])
+    with pytest.raises(PlanError) as caught:
+        image_forward_flops(architecture, ["embed.tokens.weight"], LABELS)
+    assert str(caught.value) == "family bert has no size positions, by which the cost of an image is counted"
 
 
 def test_tied_heads_count_and_tables_do_not() -> None:

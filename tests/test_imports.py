@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHELVES = [ROOT / "backends", ROOT / "converters"]
 LIBRARY = [ROOT / "ligo_spec", *SHELVES]
 FRAMEWORKS = ["jax", "onnx", "tokenizers", "torch", "transformers"]
-LAZY = [*FRAMEWORKS, "huggingface_hub", "matplotlib"]
+LAZY = [*FRAMEWORKS, "datasets", "huggingface_hub", "matplotlib", "pyarrow"]
 
 
 # --- the library imports no framework --------------------------------------------------------------------------------

@@ -115,7 +115,8 @@ class _Bench:
     """Losses by a formula: every method has a rate that suits it best."""
 
     def __init__(self, best_rate: float) -> None:
-        self.best_rate, self.results, self.made = best_rate, {}, 0
+        self.best_rate, self.made = best_rate, 0
+        self.results: dict[str, dict[str, Any]] = {}
 
     def do(self, runs: Sequence[Run]) -> Results:
         for run in runs:

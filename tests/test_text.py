@@ -11,7 +11,7 @@ import pytest
 
 from ligo_spec import InputError, LigoError, PlanError
 from ligo_spec.draws import Draws
-from ligo_spec.plan import TextData
+from ligo_spec.fit_data import TextData
 
 pytest.importorskip("torch")
 
@@ -53,6 +53,13 @@ def tokens_of(ids: int = 4000, vocab_size: int = 50, mask: int | None = 3, frame
     return Tokens(text, text, vocab_size, mask, frame)
 
 
+def ids_of(part: Any) -> list[int]:
+    """Ids that are in memory."""
+    assert isinstance(part, np.ndarray)
+    found: list[int] = part.tolist()
+    return found
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
@@ -60,8 +67,8 @@ def test_bytes_are_the_ids_of_the_utf8_text(tmp_path: Path) -> None:
     """A text's UTF-8 bytes, unchanged, line ends too; files follow one another in the order that they are given."""
     first, second = written(tmp_path, "Zoë\r\n"), written(tmp_path, "\t🙂", "other.txt")
     found = read_tokens(options(seq_len=2), [first, second], [first], tmp_path, 256)
-    assert found.train.tolist() == list("Zoë\r\n\t🙂".encode())
-    assert found.heldout.tolist() == list("Zoë\r\n".encode())
+    assert ids_of(found.train) == list("Zoë\r\n\t🙂".encode())
+    assert ids_of(found.heldout) == list("Zoë\r\n".encode())
     assert (found.mask, found.frame) == (None, None)
 
 
@@ -78,7 +85,7 @@ def test_the_checkpoints_tokenizer_gives_its_ids_without_special_tokens(tmp_path
     """Pieces of ``tokenizer.json``, also over line ends; [CLS] and [SEP] frame windows, not lines."""
     text = written(tmp_path, "a bc\nqq\n\né b\n")
     found = read_tokens(options(tokenizer="checkpoint"), [text], [text], tokenizer(tmp_path), len(PIECES))
-    assert [PIECES[token] for token in found.train] == ["a", "b", "##c", "[UNK]", "é", "b"]
+    assert [PIECES[token] for token in ids_of(found.train)] == ["a", "b", "##c", "[UNK]", "é", "b"]
     assert found.mask == PIECES.index("[MASK]")
     assert found.frame == (PIECES.index("[CLS]"), PIECES.index("[SEP]"))
 
@@ -87,7 +94,7 @@ def test_a_tokenizer_without_special_tokens_has_no_mask_and_no_frame(tmp_path: P
     """Nothing is invented for it."""
     text = written(tmp_path, "a b a b a b")
     found = read_tokens(options(tokenizer="checkpoint"), [text], [text], tokenizer(tmp_path, ["[UNK]", "a", "b"]), 3)
-    assert found.train.tolist() == [1, 2, 1, 2, 1, 2]
+    assert ids_of(found.train) == [1, 2, 1, 2, 1, 2]
     assert (found.mask, found.frame) == (None, None)
 
 
@@ -99,16 +106,16 @@ def test_the_last_tenth_is_held_out(tmp_path: Path, length: int, held: int) -> N
     """The end of the text, a tenth of it and at least one window; the fit does not see it."""
     text = bytes(np.random.default_rng(1).integers(0, 128, length).tolist())
     found = read_tokens(options(), [written(tmp_path, text)], [], tmp_path, 256)
-    assert found.train.tolist() == list(text[: length - held])
-    assert found.heldout.tolist() == list(text[length - held :])
+    assert ids_of(found.train) == list(text[: length - held])
+    assert ids_of(found.heldout) == list(text[length - held :])
 
 
 def test_files_of_their_own_are_held_out_whole(tmp_path: Path) -> None:
     """Then nothing is cut from the text to fit on."""
     train, heldout = written(tmp_path, "x" * 100), written(tmp_path, "y" * 10, "heldout.txt")
     found = read_tokens(options(), [train], [heldout], tmp_path, 256)
-    assert (len(found.train), set(found.train.tolist())) == (100, {ord("x")})
-    assert (len(found.heldout), set(found.heldout.tolist())) == (10, {ord("y")})
+    assert (len(found.train), set(ids_of(found.train))) == (100, {ord("x")})
+    assert (len(found.heldout), set(ids_of(found.heldout))) == (10, {ord("y")})
 
 
 # --- windows and batches ----------------------------------------------------------------------------------------------
@@ -230,7 +237,7 @@ def test_too_little_text_is_refused(tmp_path: Path, train: str, heldout: str | N
 def test_two_windows_are_enough_text(tmp_path: Path) -> None:
     """One to fit on, one held out: the twin of the refusals."""
     found = read_tokens(options(), [written(tmp_path, "abcdefgh")], [], tmp_path, 256)
-    assert (found.train.tolist(), found.heldout.tolist()) == (list(b"abcd"), list(b"efgh"))
+    assert (ids_of(found.train), ids_of(found.heldout)) == (list(b"abcd"), list(b"efgh"))
 
 
 def refusal(kind: type[LigoError], data: TextData, text: Path, checkpoint: Path, vocab_size: int) -> str:

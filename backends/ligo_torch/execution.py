@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,29 +13,55 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ligo_spec.errors import PlanError
 from ligo_spec.plan import Fit
-from ligo_torch.huggingface import Batch, FunctionalModel, LossFunction
+from ligo_torch.fit import Model
+from ligo_torch.huggingface import Batch, LossFunction
 
 COMPILE_FROM = 1000
 """Forward passes from which ``compile: auto`` compiles. It takes about a minute, and saves a tenth to a third of each
 of these passes; at a fifth of a second each, a thousand repay it."""
 
 
-def training_loss(model: FunctionalModel, options: Fit, steps: int) -> LossFunction:
-    """A model's loss as a training computes it, under the plan's ``precision`` and ``compile``.
+@dataclass(frozen=True)
+class Executed:
+    """A model whose loss is computed as steps of training compute it; held-out losses are the model's own.
 
     Args:
-        model: The model as a function.
+        model: The model.
+        run: Its loss, under the plan's ``precision`` and ``compile``.
+    """
+
+    model: Model
+    run: LossFunction
+
+    def parameters(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's parameters by its own names, from canonical tensors."""
+        return self.model.parameters(canonical)
+
+    def predicted(self, batch: Batch) -> int:
+        """How much a batch counts."""
+        return self.model.predicted(batch)
+
+    def loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The mean over what a batch predicts, a scalar."""
+        return self.run(parameters, batch)
+
+
+def executed(model: Model, options: Fit, steps: int, device: torch.device) -> Executed:
+    """A model under the plan's ``precision`` and ``compile``.
+
+    Args:
+        model: The model.
         options: The plan's ``fit``.
-        steps: Of all trainings with this loss together.
+        steps: Of all trainings with it together.
+        device: Where it is.
 
     Raises:
         PlanError: It should be compiled, and layers computed again.
     """
     loss: LossFunction = model.loss
-    device = next(model.model.parameters()).device
     if compiles(options, device, steps):
-        loss = _compiled(loss, type(model.model).__name__)
-    return loss if options.precision == "float32" else _in_bfloat16(loss, device)
+        loss = _compiled(loss)
+    return Executed(model, loss if options.precision == "float32" else _in_bfloat16(loss, device))
 
 
 def compiles(options: Fit, device: torch.device, steps: int) -> bool:
@@ -94,7 +121,7 @@ def _in_bfloat16(loss: LossFunction, device: torch.device) -> LossFunction:
     return run
 
 
-def _compiled(loss: LossFunction, name: str) -> LossFunction:
+def _compiled(loss: LossFunction) -> LossFunction:
     torch.compiler.reset()  # code of models that were trained before; there is a limit to how much torch keeps
     compiled = torch.compile(loss)
 
@@ -103,6 +130,6 @@ def _compiled(loss: LossFunction, name: str) -> LossFunction:
             return compiled(parameters, batch)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
-            raise PlanError(f"fit.compile: torch cannot compile the loss of {name}: {reason}; use never") from error
+            raise PlanError(f"fit.compile: torch cannot compile the loss: {reason}; use never") from error
 
     return run

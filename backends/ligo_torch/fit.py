@@ -7,8 +7,8 @@ micro-batches and then pulled back through the operator by one vjp.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,17 @@ from ligo_spec.draws import Draws
 from ligo_spec.errors import NumericalError, PlanError
 from ligo_spec.fitting import FitResult, FitTask, Log
 from ligo_spec.layer_kinds import same_kind, sources
-from ligo_spec.plan import Fit
+from ligo_spec.operator import Growth, Operator
+from ligo_spec.plan import CandidateFit, Fit
 from ligo_torch.backend import find_device
-from ligo_torch.execution import checkpoint_layers, training_loss
-from ligo_torch.huggingface import Batch, FunctionalModel, Objective, choose_objective, functional_model
+from ligo_torch.examples import Arrays, Examples
 from ligo_torch.learnable import LearnableOperator
-from ligo_torch.text import Ids, Tokens, causal_batch, masked_batch, read_tokens
+
+if TYPE_CHECKING:  # an operator can be learned on any loss, without Transformers
+    from ligo_torch.huggingface import Batch, FunctionalModel
+
+Schedule = Fit | CandidateFit
+"""How many steps there are, and how long each is."""
 
 
 def fit(task: FitTask, log: Log) -> FitResult:
@@ -31,14 +36,45 @@ def fit(task: FitTask, log: Log) -> FitResult:
 
     Raises:
         PlanError: The plan asks for what cannot be done (batches that do not divide, no mask token).
-        InputError: Text, tokenizer or head are missing.
+        InputError: Data, tokenizer or head are missing or refused.
         NumericalError: A loss or gradient is not finite.
     """
-    return learn(*prepare(task), log)
+    from ligo_torch.distill import taught
+    from ligo_torch.execution import executed
+
+    model, learnable, batches = prepare(task)
+    lesson = taught(task, model, batches) or model
+    trained = executed(lesson, task.options, task.options.steps, batches.device)
+    return learn(model, learnable, batches, log, trained)
 
 
-def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> FitResult:
+class Model(Protocol):
+    """What a loss is computed through; see ``ligo_torch.huggingface.FunctionalModel``."""
+
+    def parameters(self, canonical: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """What ``loss`` is given, from the large model's canonical tensors."""
+        ...
+
+    def predicted(self, batch: Any, /) -> int:
+        """How much a batch counts."""
+        ...
+
+    def loss(self, parameters: Mapping[str, Tensor], batch: Any, /) -> Tensor:
+        """The mean over what a batch predicts, a scalar."""
+        ...
+
+
+def learn(
+    model: Model, learnable: LearnableOperator, batches: Source, log: Log, trained: Model | None = None
+) -> FitResult:
     """Learn a prepared operator, in place.
+
+    Args:
+        model: Held-out losses are its.
+        learnable: The operator.
+        batches: What it is learned on.
+        log: Is told of every step.
+        trained: What is minimised, where that is not ``model``'s loss.
 
     Raises:
         NumericalError: A loss or gradient is not finite.
@@ -46,18 +82,18 @@ def learn(model: FunctionalModel, learnable: LearnableOperator, batches: Batches
     options = batches.options
     before = heldout_loss(model, learnable, batches)
     log({"event": "heldout", "step": 0, "loss": before})
-    losses = tuple(_train(model, learnable, batches, log))
+    losses = tuple(_train(trained or model, learnable, batches, log))
     after = heldout_loss(model, learnable, batches, fitted=True)
     log({"event": "heldout", "step": options.steps, "loss": after})
     count = sum(parameter.numel() for parameter in learnable.parameters)
-    return FitResult(learnable.operator(), before, after, losses, count, torch.get_num_threads())
+    return FitResult(learnable.operator(), before, after, losses, count, torch.get_num_threads(), batches.unit)
 
 
 def evaluate(task: FitTask) -> float:
-    """Held-out loss of the model that ``task.operator`` gives as it stands, in nats per predicted token.
+    """Held-out loss of the model that ``task.operator`` gives as it stands, in nats per prediction.
 
     Raises:
-        InputError: Text, tokenizer or head are missing.
+        InputError: Data, tokenizer or head are missing or refused.
         NumericalError: The loss is not finite.
     """
     return heldout_loss(*prepare(task))
@@ -70,17 +106,21 @@ def evaluate_random(task: FitTask) -> float:
     return mean_loss(model, dict(model.model.named_parameters()), batches.heldout())
 
 
-def prepare(task: FitTask, tokens: Tokens | None = None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+def prepare(task: FitTask, examples: Examples | None = None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
     """The model, the operator as parameters, and the batches of a fit.
 
     Args:
         task: The fit.
-        tokens: Its text, where that was read already.
+        examples: Its data, where they were opened already.
 
     Raises:
         PlanError: The plan asks for what cannot be done.
-        InputError: Text, tokenizer or head are missing.
+        InputError: Data, tokenizer or head are missing or refused.
     """
+    from ligo_torch.execution import checkpoint_layers
+    from ligo_torch.huggingface import choose_objective, functional_model
+    from ligo_torch.open_data import open_data
+
     options = task.options
     if options.data.batch_size % options.micro_batches:
         raise PlanError(
@@ -90,27 +130,32 @@ def prepare(task: FitTask, tokens: Tokens | None = None) -> tuple[FunctionalMode
         torch.set_num_threads(options.threads)
     device = find_device(options.device)
     small = task.growth.small
-    vocab_size = small.sizes.get("vocab_size")
-    if vocab_size is None:
-        raise PlanError(f"fit.data: family {small.family.name} has no vocab_size; it is no model of text")
     objective = choose_objective(options.objective, small.config.get("architectures") or [], small.family.stacks)
-    positions = task.growth.large.sizes.get("max_position_embeddings")
-    if positions is not None and options.data.seq_len > positions:
-        raise PlanError(f"fit.data.seq_len {options.data.seq_len} is more than the model's {positions} positions")
-    if tokens is None:
-        tokens = read_tokens(options.data, task.train, task.heldout, task.checkpoint, vocab_size)
+    if examples is None:
+        examples = open_data(task, objective)
+    examples.require_room(task.growth.large)
     model = functional_model(task.growth.large, task.binding, objective, device)
-    values = {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
-    family, main = small.family, task.operator.main
-    allowed = {stack: same_kind(task.growth, stack, sources(main, family, stack)) for stack in family.stacks}
-    learned = LearnableOperator(family, task.operator, values, allowed, task.frozen)
+    learned = learned_operator(task.growth, task.operator, small_values(task, device), task.frozen)
     if options.gradient_checkpointing:
         checkpoint_layers(model.model)
-    model = replace(model, step=training_loss(model, options, options.steps))
-    return model, learned, Batches(tokens, options, objective, Draws(task.seed), device)
+    return model, learned, Batches(examples, options, Draws(task.seed), device)
 
 
-def learning_rate(options: Fit, step: int) -> float:
+def small_values(task: FitTask, device: torch.device) -> dict[str, Tensor]:
+    """The small model's tensors by canonical name, float32."""
+    return {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
+
+
+def learned_operator(
+    growth: Growth, operator: Operator, values: Mapping[str, Tensor], frozen: Collection[int]
+) -> LearnableOperator:
+    """An operator as parameters over the small model's tensors."""
+    family, main = growth.small.family, operator.main
+    allowed = {stack: same_kind(growth, stack, sources(main, family, stack)) for stack in family.stacks}
+    return LearnableOperator(family, operator, values, allowed, frozen)
+
+
+def learning_rate(options: Schedule, step: int) -> float:
     """Linear warm-up, then a cosine down to a tenth of the peak; ``step`` counts from 0."""
     if step < options.warmup_steps:
         return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
@@ -118,10 +163,8 @@ def learning_rate(options: Fit, step: int) -> float:
     return options.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def heldout_loss(
-    model: FunctionalModel, learnable: LearnableOperator, batches: Batches, *, fitted: bool = False
-) -> float:
-    """Mean loss per predicted token over the held-out batches, in nats.
+def heldout_loss(model: Model, learnable: LearnableOperator, batches: Source, *, fitted: bool = False) -> float:
+    """Mean loss per prediction over the held-out batches, in nats.
 
     Raises:
         NumericalError: It is not finite; ``fitted`` says whose fault that is.
@@ -135,8 +178,8 @@ def heldout_loss(
     return loss
 
 
-def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches: Iterable[Batch]) -> float:
-    """Mean loss per predicted token of a model with ``parameters``, in nats."""
+def mean_loss(model: Model, parameters: Mapping[str, Tensor], batches: Iterable[Any]) -> float:
+    """Mean loss per prediction of a model with ``parameters``, in nats."""
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches:
@@ -146,11 +189,11 @@ def mean_loss(model: FunctionalModel, parameters: Mapping[str, Tensor], batches:
     return total / count
 
 
-def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batches: list[Batch]) -> float:
+def gradients(model: Model, learnable: LearnableOperator, micro_batches: Sequence[Any]) -> float:
     """One step's loss; leaves its gradient in the operator's parameters.
 
     The weights are computed once; their gradients are accumulated over the micro-batches, each weighted by the
-    tokens that it predicts, then pulled back through the operator at once.
+    predictions that it makes, then pulled back through the operator at once.
     """
     parameters = model.parameters(learnable.weights())
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
@@ -160,18 +203,18 @@ def gradients(model: FunctionalModel, learnable: LearnableOperator, micro_batche
     return loss
 
 
-def accumulated(model: FunctionalModel, leaves: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> float:
+def accumulated(model: Model, leaves: Mapping[str, Tensor], micro_batches: Sequence[Any]) -> float:
     """The loss of a step, cut into micro-batches that count as much as they predict; gradients stay in ``leaves``."""
     counts = [model.predicted(batch) for batch in micro_batches]
-    loss, loss_of = 0.0, model.step or model.loss
+    loss = 0.0
     for batch, count in zip(micro_batches, counts, strict=True):
-        part = loss_of(leaves, batch) * (count / sum(counts))
+        part = model.loss(leaves, batch) * (count / sum(counts))
         part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     return loss
 
 
-def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batches, log: Log) -> Iterator[float]:
+def _train(model: Model, learnable: LearnableOperator, batches: Source, log: Log) -> Iterator[float]:
     options = batches.options
     rate, decay = options.learning_rate, options.weight_decay
     # One pass over memory. It takes gradients to lie as parameters do, which those that autograd sets always do.
@@ -194,45 +237,58 @@ def _train(model: FunctionalModel, learnable: LearnableOperator, batches: Batche
         yield loss
 
 
+class Source(Protocol):
+    """What an operator is learned on."""
+
+    @property
+    def options(self) -> Schedule:
+        """How it is learned."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What a loss is per: ``a token``, ``an image``."""
+        ...
+
+    def train(self, step: int, /) -> Sequence[Any]:
+        """The micro-batches of a step; steps count from 0."""
+        ...
+
+    def heldout(self) -> Iterable[Any]:
+        """The held-out batches, always the same."""
+        ...
+
+
 class Batches:
     """The batches of a fit, on its device; each belongs to the number of its step.
 
     Args:
-        tokens: The text.
-        options: How it is cut.
-        objective: What the labels are.
-        draws: Of places and masks.
+        examples: What they are made of.
+        options: How many.
+        draws: Of places, and of masks.
         device: Where the batches go.
         name: What the draws' names begin with.
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        options: Fit,
-        objective: Objective,
-        draws: Draws,
-        device: torch.device,
-        name: str = "fit",
-    ) -> None:
-        self.tokens, self.options, self.objective, self.draws, self.device = tokens, options, objective, draws, device
-        self.name = name
+    def __init__(self, examples: Examples, options: Fit, draws: Draws, device: torch.device, name: str = "fit") -> None:
+        self.examples, self.options, self.draws, self.device, self.name = examples, options, draws, device, name
+
+    @property
+    def unit(self) -> str:
+        """What a loss is per."""
+        return self.examples.unit
 
     def train(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
-        batch = self._batch(self.tokens.train, f"{self.name}.batch.{step}")
+        batch = self.placed(self.examples.drawn("train", self.draws, f"{self.name}.batch.{step}"))
         parts = {key: value.chunk(self.options.micro_batches) for key, value in batch.items()}
         return [{key: part[i] for key, part in parts.items()} for i in range(self.options.micro_batches)]
 
     def heldout(self) -> Iterator[Batch]:
         """The held-out batches, always the same."""
         for number in range(self.options.heldout_batches):
-            yield self._batch(self.tokens.heldout, f"{self.name}.heldout.{number}")
+            yield self.placed(self.examples.drawn("heldout", self.draws, f"{self.name}.heldout.{number}"))
 
-    def _batch(self, part: Ids, name: str) -> dict[str, Tensor]:
-        if self.objective == "causal_lm":
-            batch = causal_batch(self.tokens, part, self.options.data, self.draws, name)
-        else:
-            probability = self.options.mask_probability
-            batch = masked_batch(self.tokens, part, self.options.data, self.draws, name, probability)
+    def placed(self, batch: Arrays) -> dict[str, Tensor]:
+        """A batch as tensors on the device."""
         return {key: torch.tensor(value, device=self.device) for key, value in batch.items()}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ligo_spec.draws import Draws
 from ligo_spec.errors import InputError, Problem
+from ligo_spec.fit_data import TextData
 from ligo_spec.job import Small
-from ligo_spec.plan import TextData
 from ligo_torch.text import read_tokens, windows
 
 BATCH = 4

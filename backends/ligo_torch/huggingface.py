@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -12,11 +14,11 @@ from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from ligo_spec.architecture import Architecture
-from ligo_spec.errors import InputError, PlanError
+from ligo_spec.errors import InputError, PlanError, printable
 from ligo_spec.layout import Binding, Slot, layout_of, pack, slots_of, todays_name
 from ligo_torch.text import IGNORED
 
-Objective = Literal["causal_lm", "masked_lm"]
+Objective = Literal["causal_lm", "masked_lm", "image_classification"]
 
 Batch = Mapping[str, Tensor]
 
@@ -29,13 +31,30 @@ UNSAFE_KEYS = ("auto_map", "quantization_config")
 GROUPED_BYTES = 16
 """Rows and columns of matrices in torch's grouped products are whole multiples of so many bytes."""
 
-_CLASSES = {"causal_lm": transformers.AutoModelForCausalLM, "masked_lm": transformers.AutoModelForMaskedLM}
+_CLASSES = {
+    "causal_lm": transformers.AutoModelForCausalLM,
+    "masked_lm": transformers.AutoModelForMaskedLM,
+    "image_classification": transformers.AutoModelForImageClassification,
+}
+
+_ENDINGS: Mapping[Objective, tuple[str, ...]] = {
+    "causal_lm": ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"),
+    "masked_lm": ("ForMaskedLM", "ForPreTraining"),
+    "image_classification": ("ForImageClassification", "ForImageClassificationWithTeacher"),
+}
+"""How the names of the classes end that were trained on an objective."""
 
 
 def config_of(architecture: Architecture) -> transformers.PreTrainedConfig:
-    """The library's config object for an architecture, from its ``config.json`` without anything that names code."""
+    """The library's config object for an architecture, from its ``config.json`` without anything that names code.
+
+    Raises:
+        PlanError: The library has no model of this type.
+    """
     kept = {k: v for k, v in architecture.config.items() if not k.startswith("_") and k not in UNSAFE_KEYS}
     model_type = kept.pop("model_type", architecture.family.name)
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise PlanError(f"Transformers has no models of type {printable(model_type)}")
     return transformers.AutoConfig.for_model(model_type, **kept)
 
 
@@ -68,17 +87,17 @@ def choose_objective(asked: str, architectures: Sequence[str], stacks: Collectio
     if len(stacks) > 1:
         raise PlanError(
             f"fit.objective: models of several stacks of layers ({', '.join(stacks)}) have no objective yet; "
-            "causal_lm and masked_lm are for models of one"
+            f"{' and '.join(_ENDINGS)} are for models of one"
         )
-    if asked in ("causal_lm", "masked_lm"):
-        return "causal_lm" if asked == "causal_lm" else "masked_lm"
+    for objective in _ENDINGS:
+        if asked == objective:
+            return objective
     for name in architectures:
-        if name.endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel")):
-            return "causal_lm"
-        if name.endswith(("ForMaskedLM", "ForPreTraining")):
-            return "masked_lm"
+        for objective, endings in _ENDINGS.items():
+            if name.endswith(endings):
+                return objective
     raise PlanError(
-        f"fit.objective: auto cannot tell from architectures {list(architectures)}; say causal_lm or masked_lm"
+        f"fit.objective: auto cannot tell from architectures {list(architectures)}; say {' or '.join(_ENDINGS)}"
     )
 
 
@@ -109,14 +128,12 @@ class FunctionalModel:
         slots: How canonical tensors lie in the module's parameters.
         fused: Parameters that files hold in several tensors, by name.
         objective: What its loss is.
-        step: How a training computes the loss; None for as ``loss`` does.
     """
 
     model: torch.nn.Module
     slots: Sequence[Slot]
     fused: Mapping[str, Fused]
     objective: Objective
-    step: LossFunction | None = None
 
     def parameters(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The module's parameters by its own names, from canonical tensors."""
@@ -124,18 +141,36 @@ class FunctionalModel:
         return own | {name: fused.value(canonical) for name, fused in self.fused.items()}
 
     def predicted(self, batch: Batch) -> int:
-        """How many tokens a batch predicts; a causal model drops the first label of every window."""
+        """How many tokens or images a batch predicts; a causal model drops the first label of every window."""
         labels = batch["labels"][:, 1:] if self.objective == "causal_lm" else batch["labels"]
         return int((labels != IGNORED).sum())
 
     def loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The library's own loss on a batch, a scalar."""
+        return self.run(parameters, batch)[0]
+
+    def predictions(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The logits of what a batch predicts, ``(predicted, classes)``."""
+        labels = batch["labels"]
+        if self.objective == "causal_lm":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        return logits[labels != IGNORED]
+
+    def run(self, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The library's own loss on a batch, a scalar, and the logits, ``(batch, ..., classes)``."""
+        inputs = dict(batch)
+        labels = None if self.labelled else inputs.pop("labels")
         try:
-            out = torch.func.functional_call(self.model, dict(parameters), kwargs=dict(batch))
+            out = torch.func.functional_call(self.model, dict(parameters), kwargs=inputs)
         except IndexError as error:  # more tokens than positions, where the family cannot say how many are left
             raise InputError(f"the model cannot take windows of {batch['labels'].shape[1]} tokens: {error}") from error
-        loss: Tensor = out.loss
-        return loss
+        loss: Tensor = out.loss if labels is None else torch.nn.functional.cross_entropy(out.logits, labels)
+        return loss, out.logits
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the library's class takes labels, and computes a loss; one that does not predicts by its logits."""
+        return "labels" in signature(self.model.forward).parameters
 
 
 def functional_model(
@@ -144,9 +179,12 @@ def functional_model(
     """The library's model of an architecture, ready for parameters from outside.
 
     Raises:
+        PlanError: The library has no such model.
         InputError: The checkpoint lacks a tensor that the objective needs (its head).
     """
     config = config_of(architecture)
+    if type(config) not in _CLASSES[objective]._model_mapping:
+        raise PlanError(f"fit.objective: Transformers has no {objective} model of type {config.model_type}")
     config.use_cache = False  # nothing is generated, and a cache copies all keys and values
     model = _CLASSES[objective].from_config(config, dtype=torch.float32)
     model = runnable(model.to(device).eval().requires_grad_(False))

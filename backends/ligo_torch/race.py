@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ligo_spec.draws import Draws
 from ligo_spec.errors import InputError, NumericalError
 from ligo_spec.fitting import Log
-from ligo_spec.flops import training_flops
 from ligo_spec.plan import Compare
 from ligo_spec.racing import Entrant, Losses, Raced, Trial
-from ligo_torch.execution import training_loss
-from ligo_torch.fit import Batches, accumulated, learn, prepare
+from ligo_torch.distill import Distilled, taught
+from ligo_torch.examples import Examples
+from ligo_torch.execution import executed
+from ligo_torch.fit import Batches, Model, accumulated, learn, prepare
 from ligo_torch.huggingface import Batch, FunctionalModel
 from ligo_torch.learnable import LearnableOperator
-from ligo_torch.text import Ids, Tokens, masked, masked_room
 
 BETAS = (0.9, 0.95)
 
@@ -44,37 +45,43 @@ class TorchRacer:
 
     def __init__(self, options: Compare, seed: int) -> None:
         self.options, self.seed = options, seed
-        self._tokens: Tokens | None = None
+        self._examples: Examples | None = None
 
     def race(self, entrant: Entrant, rates: Sequence[float], share: float, log: Log, /) -> Raced:
         """Fit an entrant where it is to be fitted, and train it at every rate; see ``ligo_spec.racing.Racer``.
 
         Raises:
             PlanError: The plan asks for what cannot be done.
-            InputError: Text, tokenizer or head are missing.
+            InputError: Data, tokenizer or head are missing or refused.
         """
-        model, learnable, fits = _prepared(entrant, self._tokens)
-        self._tokens = fits.tokens  # the text is read once
+        model, learnable, fits = _prepared(entrant, self._examples)
+        self._examples = fits.examples  # data are read once
         step = step_flops(model, entrant, fits)
-        fit_flops = entrant.task.options.steps * (step + operator_flops(learnable)) if entrant.fitted else 0.0
+        teacher = taught(entrant.task, model, fits) if entrant.fitted else None
+        fit_flops = 0.0
+        if entrant.fitted:
+            told = 0.0 if teacher is None else lesson_flops(teacher, entrant, fits)
+            fit_flops = entrant.task.options.steps * (step + told + operator_flops(learnable))
         worth = self.options.budget_steps(fits.options.data)
         steps = int(worth - fit_flops / step)
         if steps < 1:
             return Raced(step, fit_flops, 0, None, ())
         if entrant.fitted:
             try:
-                learn(model, learnable, fits, _fitting(log, entrant.task.seed))
+                lesson = executed(teacher or model, fits.options, fits.options.steps, fits.device)
+                learn(model, learnable, fits, _fitting(log, entrant.task.seed), lesson)
             except NumericalError as error:
                 return Raced(step, fit_flops, steps, None, (), str(error))
-        model = replace(model, step=training_loss(model, fits.options, steps * len(rates)))
-        course = Course(model, Heldout(fits, self.options, self.seed), self._batches(fits), self.options, steps)
+        trained = executed(model, fits.options, steps * len(rates), fits.device)
+        heldout = Heldout(fits, self.options, self.seed)
+        course = Course(model, trained, heldout, self._batches(fits), self.options, steps)
         start = course.measure(course.start(learnable, entrant))["report"]
         stop = steps if share == 1 else max(0, int(share * worth - fit_flops / step))
         trials = tuple(course.trial(course.start(learnable, entrant), rate, stop, log) for rate in rates)
         return Raced(step, fit_flops, steps, start.mean if start else None, trials)
 
     def _batches(self, fits: Batches) -> Batches:
-        return Batches(fits.tokens, fits.options, fits.objective, fits.draws, fits.device, "compare")
+        return Batches(fits.examples, fits.options, fits.draws, fits.device, "compare")
 
 
 def _fitting(log: Log, seed: int) -> Log:
@@ -87,18 +94,28 @@ def _fitting(log: Log, seed: int) -> Log:
     return told
 
 
-def _prepared(entrant: Entrant, tokens: Tokens | None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
+def _prepared(entrant: Entrant, examples: Examples | None) -> tuple[FunctionalModel, LearnableOperator, Batches]:
     with torch.random.fork_rng(devices=[]):  # the library draws a random model from torch's own generator
         torch.manual_seed(entrant.task.seed)
-        return prepare(entrant.task, tokens)
+        return prepare(entrant.task, examples)
 
 
 def step_flops(model: FunctionalModel, entrant: Entrant, batches: Batches) -> float:
     """Operations of a step of training, by formula."""
+    each = batches.examples.training_flops(entrant.task.growth.large, _templates(model))
+    return batches.options.data.batch_size * each
+
+
+def lesson_flops(teacher: Distilled, entrant: Entrant, batches: Batches) -> float:
+    """Operations of the teacher at a step of a fit, by formula."""
+    each = batches.examples.forward_flops(entrant.task.growth.small, _templates(teacher.teacher))
+    return batches.options.data.batch_size * each
+
+
+def _templates(model: FunctionalModel) -> set[str]:
+    """The canonical tensors that a model has."""
     slots = [*model.slots, *(slot for fused in model.fused.values() for slot in fused.slots)]
-    templates = {template for slot in slots for template in slot.canonical}
-    data = batches.options.data
-    return data.batch_size * training_flops(entrant.task.growth.large, templates, data.seq_len)
+    return {template for slot in slots for template in slot.canonical}
 
 
 def operator_flops(learnable: LearnableOperator) -> float:
@@ -123,6 +140,7 @@ class Course:
 
     Args:
         model: The large model as a function.
+        trained: The same as steps compute it.
         heldout: What losses are measured on.
         batches: What it is trained on.
         options: How.
@@ -130,6 +148,7 @@ class Course:
     """
 
     model: FunctionalModel
+    trained: Model
     heldout: Heldout
     batches: Batches
     options: Compare
@@ -171,7 +190,7 @@ class Course:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.options, peak, step, self.steps)
             optimizer.zero_grad(set_to_none=True)
-            loss = accumulated(self.model, leaves, self.batches.train(step))
+            loss = accumulated(self.trained, leaves, self.batches.train(step))
             norm = float(torch.nn.utils.clip_grad_norm_(leaves.values(), self.options.clip_norm))
             if not math.isfinite(norm):
                 loss = math.nan
@@ -188,47 +207,42 @@ def _groups(values: Sequence[Tensor], weight_decay: float) -> list[dict[str, obj
 
 
 class Heldout:
-    """Two disjoint draws of windows of the held-out text: it is cut side by side, and each window goes to one draw.
+    """Two disjoint draws of what is held out: it is cut into examples side by side, and each goes to one draw.
 
     Args:
-        batches: The text, and how it is cut.
-        options: How many batches a draw has; fewer where the text has fewer windows.
+        batches: The data.
+        options: How many batches a draw has; fewer where fewer examples are held out.
         seed: Of the draws and the masks; the plan's, whatever the seed of a training.
 
     Raises:
-        InputError: The text has fewer than two windows.
+        InputError: Fewer than two examples are held out.
     """
 
     def __init__(self, batches: Batches, options: Compare, seed: int) -> None:
         self.batches, self.draws = batches, Draws(seed)
-        data, ids = batches.options.data, batches.tokens.heldout
-        room = data.seq_len if batches.objective == "causal_lm" else masked_room(batches.tokens, data)
-        places = self.draws.of("compare.heldout").permutation(len(ids) // room) * room
-        each = min(len(places) // 2, options.heldout_batches * data.batch_size)
+        count = batches.examples.disjoint()
+        places = self.draws.of("compare.heldout").permutation(count)
+        each = min(count // 2, options.heldout_batches * batches.options.data.batch_size)
         if not each:
             raise InputError(
-                f"the held-out text has {len(ids)} tokens, fewer than two windows of {room}: one to choose by and one "
-                "to report"
+                f"held-out windows or images: {count}; at least 2 are needed, one to choose by and one to report"
             )
-        self.windows: dict[str, list[Ids]] = {}
+        self.places: dict[str, list[npt.NDArray[np.int64]]] = {}
         for number, draw in enumerate(DRAWS):
-            starts = places[number * each : (number + 1) * each]
-            parts = np.array_split(starts, min(options.heldout_batches, each))
-            self.windows[draw] = [ids[part[:, None] + np.arange(room)[None, :]] for part in parts]
+            chosen = places[number * each : (number + 1) * each]
+            self.places[draw] = np.array_split(chosen, min(options.heldout_batches, each))
+
+    def batches_of(self, draw: str) -> Iterator[Batch]:
+        """The batches of a draw, always the same."""
+        for number, places in enumerate(self.places[draw]):
+            yield self.batches.placed(self.batches.examples.at(places, self.draws, f"compare.{draw}.{number}"))
 
     def losses(self, model: FunctionalModel, parameters: Mapping[str, Tensor], draw: str) -> Losses | None:
         """The loss on a draw; None where it is no number."""
         losses, counts = [], []
         with torch.no_grad():
-            for number, ids in enumerate(self.windows[draw]):
-                batch = self._batch(ids, f"compare.{draw}.{number}")
+            for batch in self.batches_of(draw):
                 losses.append(float(model.loss(parameters, batch)))
                 counts.append(model.predicted(batch))
         mean = float(np.average(losses, weights=counts))
         return Losses(mean, tuple(losses)) if math.isfinite(mean) else None
-
-    def _batch(self, ids: Ids, name: str) -> Batch:
-        made = {"input_ids": ids, "labels": ids}
-        if self.batches.objective == "masked_lm":
-            made = masked(self.batches.tokens, ids, self.draws, name, self.batches.options.mask_probability)
-        return {key: torch.tensor(value, device=self.batches.device) for key, value in made.items()}

@@ -5,16 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ligo_spec.draws import Draws
-from ligo_spec.errors import InputError, PlanError, Problem
+from ligo_spec.errors import InputError, PlanError
+from ligo_spec.fit_data import TextData
 from ligo_spec.inputs import read_text_file
-from ligo_spec.plan import TextData
+from ligo_torch.tokenizer import Bytes, Encoding, Ids, read_tokenizer
 
-Ids = npt.NDArray[np.int64]
+
+class Stream(Protocol):
+    """Ids that are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def runs(self, starts: Ids, length: int, /) -> Ids:
+        """``length`` ids from each of ``starts``: ``(len(starts), length)``."""
+        ...
+
+
+class Cut(Protocol):
+    """How tokens are cut into windows, and windows into batches."""
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a window."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Windows in a batch."""
+        ...
+
 
 MAX_FILE = 4 * 2**30
 """Largest text file that is read, in bytes."""
@@ -35,8 +59,8 @@ class Tokens:
         frame: Ids that stand before and after a window (``[CLS]``, ``[SEP]``), where the tokenizer has them.
     """
 
-    train: Ids
-    heldout: Ids
+    train: Ids | Stream
+    heldout: Ids | Stream
     vocab_size: int
     mask: int | None = None
     frame: tuple[int, int] | None = None
@@ -51,36 +75,57 @@ def read_tokens(
         InputError: A file cannot be read, the tokenizer is missing, or there is too little text.
         PlanError: The vocabulary is too small for the tokenizer.
     """
-    encode, mask, frame = _tokenizer(data, checkpoint, vocab_size)
+    encode = _encoding(data, checkpoint, vocab_size)
     ids = _encode_files(train, encode)
     if heldout:
         held = _encode_files(heldout, encode)
     else:
-        cut = len(ids) - max(len(ids) // 10, data.seq_len)
-        ids, held = ids[: max(cut, 0)], ids[max(cut, 0) :]
-    for name, part in (("train", ids), ("held-out", held)):
-        if len(part) < data.seq_len:
-            raise InputError(f"the {name} text has {len(part)} tokens, fewer than one window of {data.seq_len}")
+        cut = first_held_out(len(ids), data.seq_len)
+        ids, held = ids[:cut], ids[cut:]
+    require_windows(ids, held, data.seq_len)
+    for part in (ids, held):
         if int(part.max()) >= vocab_size:
             raise PlanError(f"the tokenizer gives id {int(part.max())}, but the model's vocab_size is {vocab_size}")
-    return Tokens(ids, held, vocab_size, mask, frame)
+    return Tokens(ids, held, vocab_size, encode.mask, encode.frame)
 
 
-def windows(ids: Ids, seq_len: int, count: int, draws: Draws, name: str) -> Ids:
-    """``(count, seq_len)`` windows of ``ids`` at places that belong to ``name``."""
-    starts = draws.of(name).integers(0, len(ids) - seq_len + 1, count)
-    cut: Ids = ids[starts[:, None] + np.arange(seq_len)[None, :]]
+def first_held_out(count: int, seq_len: int) -> int:
+    """Where the held-out end of a text begins: the last tenth of its tokens, one window at least."""
+    return max(0, count - max(count // 10, seq_len))
+
+
+def require_windows(train: Ids | Stream, heldout: Ids | Stream, seq_len: int) -> None:
+    """Refuse a text without a window on each side.
+
+    Raises:
+        InputError: It is one.
+    """
+    for name, part in (("train", train), ("held-out", heldout)):
+        if len(part) < seq_len:
+            raise InputError(f"the {name} text has {len(part)} tokens, fewer than one window of {seq_len}")
+
+
+def runs(ids: Ids | Stream, starts: Ids, length: int) -> Ids:
+    """``length`` ids from each of ``starts``: ``(len(starts), length)``."""
+    if not isinstance(ids, np.ndarray):
+        return ids.runs(starts, length)
+    cut: Ids = ids[starts[:, None] + np.arange(length)[None, :]]
     return cut
 
 
-def causal_batch(tokens: Tokens, part: Ids, data: TextData, draws: Draws, name: str) -> dict[str, Ids]:
+def windows(ids: Ids | Stream, seq_len: int, count: int, draws: Draws, name: str) -> Ids:
+    """``(count, seq_len)`` windows of ``ids`` at places that belong to ``name``."""
+    return runs(ids, draws.of(name).integers(0, len(ids) - seq_len + 1, count), seq_len)
+
+
+def causal_batch(tokens: Tokens, part: Ids | Stream, data: Cut, draws: Draws, name: str) -> dict[str, Ids]:
     """Ids and labels for next-token prediction; the model shifts the labels itself."""
     ids = windows(part, data.seq_len, data.batch_size, draws, name)
     return {"input_ids": ids, "labels": ids}
 
 
 def masked_batch(
-    tokens: Tokens, part: Ids, data: TextData, draws: Draws, name: str, probability: float
+    tokens: Tokens, part: Ids | Stream, data: Cut, draws: Draws, name: str, probability: float
 ) -> dict[str, Ids]:
     """Ids and labels for masked prediction: 80 % masked, 10 % random, 10 % kept (Devlin et al., 1810.04805, 3.1).
 
@@ -91,7 +136,7 @@ def masked_batch(
     return masked(tokens, ids, draws, name, probability)
 
 
-def masked_room(tokens: Tokens, data: TextData) -> int:
+def masked_room(tokens: Tokens, data: Cut) -> int:
     """Tokens of a window that may be masked: all but those that frame it.
 
     Raises:
@@ -125,51 +170,13 @@ def masked(tokens: Tokens, ids: Ids, draws: Draws, name: str, probability: float
     return {"input_ids": noisy, "labels": labels}
 
 
-def _encode_files(paths: Sequence[Path], encode: _Encode) -> Ids:
+def _encode_files(paths: Sequence[Path], encode: Encoding) -> Ids:
     return np.concatenate([encode(read_text_file(path, MAX_FILE)) for path in paths])
 
 
-class _Encode:
-    """A tokenizer as a function of a text."""
-
-    def __call__(self, text: str) -> Ids:
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
-
-
-class _Tokenizer(_Encode):
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self.tokenizer = Tokenizer.from_str(read_text_file(path, 2**28))
-        except InputError:
-            raise
-        except Exception as error:  # the library raises a bare Exception for every fault
-            raise InputError(Problem(str(path), f"no valid tokenizer: {error}")) from error
-
-    def __call__(self, text: str) -> Ids:
-        lines = text.splitlines(keepends=True)
-        encoded = self.tokenizer.encode_batch_fast(lines, add_special_tokens=False)
-        return np.asarray([token for line in encoded for token in line.ids], dtype=np.int64)
-
-    def id_of(self, *names: str) -> int | None:
-        found = (self.tokenizer.token_to_id(name) for name in names)
-        return next((token for token in found if token is not None), None)
-
-
-def _tokenizer(data: TextData, checkpoint: Path, vocab_size: int) -> tuple[_Encode, int | None, tuple[int, int] | None]:
-    if data.tokenizer == "bytes":
-        if vocab_size < 256:
-            raise PlanError(f"fit.data.tokenizer: bytes needs a vocabulary of 256, the model has {vocab_size}")
-        return _Encode(), 256 if vocab_size > 256 else None, None
-    path = checkpoint / "tokenizer.json"
-    if not path.exists():
-        raise InputError(
-            Problem(
-                str(path), "not there; put the checkpoint's tokenizer.json beside its weights, or say tokenizer: bytes"
-            )
-        )
-    tokenizer = _Tokenizer(path)
-    first, last = tokenizer.id_of("[CLS]", "<s>"), tokenizer.id_of("[SEP]", "</s>")
-    frame = None if first is None or last is None else (first, last)
-    return tokenizer, tokenizer.id_of("[MASK]", "<mask>"), frame
+def _encoding(data: TextData, checkpoint: Path, vocab_size: int) -> Encoding:
+    if data.tokenizer == "checkpoint":
+        return read_tokenizer(checkpoint, "say tokenizer: bytes")
+    if vocab_size < 256:
+        raise PlanError(f"fit.data.tokenizer: bytes needs a vocabulary of 256, the model has {vocab_size}")
+    return Bytes(vocab_size)

@@ -48,7 +48,8 @@ STACK, IDENTITY, INTERPOLATE = _method("stack"), _method("identity"), _method("i
 EVEN = {"method": "net2net", "choice": "even"}
 """Copies of each unit in turn, which every ratio allows."""
 
-LIGO = {"width": _method("noisy_average"), "depth": _method("noisy_stack")}
+AVERAGE, NOISY_STACK = _method("noisy_average"), _method("noisy_stack")
+"""LiGO's start."""
 
 
 STATIC = (
@@ -62,14 +63,14 @@ STATIC = (
     Method("zero_pad + stack", _method("zero_pad"), STACK),
 )
 
-UNFITTED = Method("LiGO, not fitted", **LIGO)
+UNFITTED = Method("LiGO, not fitted", AVERAGE, NOISY_STACK)
 
 FITTED = tuple(
-    Method(f"LiGO, {steps} steps", **LIGO, fit={"steps": steps, "warmup_steps": min(10, steps // 4)})
+    Method(f"LiGO, {steps} steps", AVERAGE, NOISY_STACK, fit={"steps": steps, "warmup_steps": min(10, steps // 4)})
     for steps in (20, 60, 100)
 )
 
-PUBLISHED = Method("LiGO, published warm-up", **LIGO, fit={"steps": 100}, published_warmup=True)
+PUBLISHED = Method("LiGO, published warm-up", AVERAGE, NOISY_STACK, fit={"steps": 100}, published_warmup=True)
 
 METHODS = {method.name: method for method in (*STATIC, UNFITTED, *FITTED, PUBLISHED)}
 

@@ -1,0 +1,149 @@
+"""Files of token ids: ``.npy``, or raw ``.bin`` as nanoGPT and llm.c write them; read window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ligo_spec.errors import PlanError
+from ligo_spec.fit_data import TokenData
+from ligo_spec.inputs import open_input, refusal
+from ligo_torch.arrays import ArrayFile, open_npy
+from ligo_torch.text import Tokens, first_held_out, require_windows
+from ligo_torch.tokenizer import TOKENIZER_FILE, Ids, read_tokenizer
+
+CHUNK = 2**22
+"""Ids that are looked at together."""
+
+LLMC_HEADER = 256
+"""int32 numbers before the ids of a file of llm.c: what it is, its version, and how many ids follow."""
+
+LLMC_MAGIC = (20240520, 20240801)
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """Ids of files, one after the other, as ``ligo_torch.text.Stream``.
+
+    Args:
+        files: Of one axis each.
+        start: Where it begins, counted from the first id of the first file.
+        stop: Where it ends.
+    """
+
+    files: tuple[ArrayFile, ...]
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def runs(self, starts: Ids, length: int, /) -> Ids:
+        """``length`` ids from each of ``starts``, over the ends of files: ``(len(starts), length)``."""
+        return np.stack([self._run(self.start + int(start), length) for start in starts])
+
+    def part(self, start: int, stop: int) -> TokenFiles:
+        """The ids from ``start`` to ``stop``."""
+        return replace(self, start=self.start + start, stop=self.start + stop)
+
+    def _run(self, start: int, length: int) -> Ids:
+        pieces = []
+        for file in self.files:
+            here = min(length, max(0, len(file) - start))
+            if here:
+                pieces.append(file.runs(np.asarray([start]), here)[0].astype(np.int64))
+                length -= here
+            start = max(0, start - len(file))
+        return np.concatenate(pieces)
+
+
+def read_token_files(
+    data: TokenData, train: Sequence[Path], heldout: Sequence[Path], checkpoint: Path, vocab_size: int
+) -> Tokens:
+    """Files of ids; without held-out ones, the last tenth of the ids is held out. Every id is looked at once.
+
+    Raises:
+        InputError: A file is refused, has an id that the model has not, or there are too few ids.
+        PlanError: ``mask_token_id`` is none of the model's.
+    """
+    ids = _joined(train, data, vocab_size)
+    if heldout:
+        held = _joined(heldout, data, vocab_size)
+    else:
+        cut = first_held_out(len(ids), data.seq_len)
+        ids, held = ids.part(0, cut), ids.part(cut, len(ids))
+    require_windows(ids, held, data.seq_len)
+    return Tokens(ids, held, vocab_size, *special_tokens(data.mask_token_id, checkpoint, vocab_size))
+
+
+def special_tokens(mask: int | None, checkpoint: Path, vocab_size: int) -> tuple[int | None, tuple[int, int] | None]:
+    """The mask of a plan, or else of the checkpoint's tokenizer, and that tokenizer's frame, where there are such.
+
+    Raises:
+        PlanError: The plan's is none of the model's.
+        InputError: The tokenizer is not valid.
+    """
+    if mask is not None and mask >= vocab_size:
+        raise PlanError(f"fit.data.mask_token_id {mask} is none of the model's, 0 to {vocab_size - 1}")
+    if not (checkpoint / TOKENIZER_FILE).exists():
+        return mask, None
+    tokenizer = read_tokenizer(checkpoint, "say mask_token_id")
+    return tokenizer.mask if mask is None else mask, tokenizer.frame
+
+
+def _joined(paths: Sequence[Path], data: TokenData, vocab_size: int) -> TokenFiles:
+    files = tuple(_open(path, data) for path in paths)
+    for file in files:
+        _require_known(file, vocab_size)
+    return TokenFiles(files, 0, sum(map(len, files)))
+
+
+def _open(path: Path, data: TokenData) -> ArrayFile:
+    if path.suffix == ".bin":
+        return _open_raw(path, np.dtype(data.dtype).newbyteorder("<"))
+    if path.suffix != ".npy":
+        raise refusal(path, "files of tokens are .npy or .bin")
+    found = open_npy(path)
+    if found.dtype.kind not in "iu" or len(found.shape) > 2:
+        raise refusal(path, f"tokens are integers of one or two axes, these are {found.dtype} of shape {found.shape}")
+    return replace(found, shape=(prod(found.shape),))
+
+
+def _open_raw(path: Path, dtype: np.dtype[np.integer]) -> ArrayFile:
+    with open_input(path) as file:
+        start = np.frombuffer(file.read(0, min(file.size, 4 * LLMC_HEADER)), dtype="<i4", count=min(file.size // 4, 3))
+        head = 4 * LLMC_HEADER
+        if len(start) == 3 and start[0] in LLMC_MAGIC and file.size == head + int(start[2]) * dtype.itemsize:
+            return ArrayFile(path, (int(start[2]),), dtype, head, file.identity)
+        if file.size % dtype.itemsize:
+            message = (
+                f"has {file.size} bytes, no whole number of {dtype.itemsize}, as {dtype.name} has; say fit.data.dtype"
+            )
+            raise refusal(path, message)
+        return ArrayFile(path, (file.size // dtype.itemsize,), dtype, 0, file.identity)
+
+
+def _require_known(file: ArrayFile, vocab_size: int) -> None:
+    """Look at every id, piece by piece.
+
+    Raises:
+        InputError: One is none of the model's.
+    """
+    for start, ids in _pieces(file):
+        wrong = (ids < 0) | (ids >= vocab_size)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise refusal(
+                file.path,
+                f"id {ids[place]} at place {start + place} is none of the model's, 0 to {vocab_size - 1}; it may be "
+                f"of another tokenizer, or not {file.dtype.name}",
+            )
+
+
+def _pieces(file: ArrayFile) -> Iterator[tuple[int, Ids]]:
+    for start in range(0, len(file), CHUNK):
+        yield start, file.runs(np.asarray([start]), min(CHUNK, len(file) - start))[0].astype(np.int64)
