@@ -32,6 +32,7 @@ from ligo_spec.grow import fit_task
 from ligo_spec.job import load_job
 from ligo_spec.layout import Slot, pack
 from ligo_spec.maps import Blocks, Dense
+from ligo_torch.execution import executed
 from ligo_torch.fit import accumulated, gradients, prepare
 from ligo_torch.huggingface import FunctionalModel
 from ligo_torch.learnable import LearnableOperator
@@ -90,6 +91,7 @@ def step_of(way: str, plan: Path) -> Step:
     elif way == "official":
         rebuild(model, learnable)
     optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
+    ours = executed(model, task.options, 1, batches.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -98,7 +100,7 @@ def step_of(way: str, plan: Path) -> Step:
         elif way == "official":
             accumulated(model, {}, parts)
         else:
-            gradients(model, learnable, parts)
+            gradients(ours, learnable, parts)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 

@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a folder; default: %(default)s")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     asked = parser.parse_args()
     if asked.show:
@@ -108,7 +109,7 @@ def main() -> None:
     folder = OUT / (f"{track.name}-quick" if asked.quick else track.name)
     if asked.quick:
         shutil.rmtree(folder, ignore_errors=True)
-    results = (folder if asked.quick else RESULTS) / f"{track.name}.jsonl"
+    results = (folder if asked.quick else asked.results) / f"{track.name}.jsonl"
     race(track, folder, results, asked)
     print(tables(track, read(results)))
 

@@ -147,7 +147,7 @@ def test_bfloat16_is_in_the_passes_of_a_step_alone(kind: str, tmp_path: Path) ->
         changed = task.options.model_copy(update={"precision": precision})
         model, learnable, batches = parts_of(type(task)(**{**vars(task), "options": changed}))
         (batch,) = batches.train(0)
-        loss = gradients(model, learnable, [batch])
+        loss = gradients(executed(model, changed, 1, CPU), learnable, [batch])
         heldout = mean_loss(model, model.parameters(learnable.weights()), [batch])
         found[precision] = (loss, heldout, learned(learnable))
         assert all(gradient.dtype == torch.float32 for gradient in found[precision][2])

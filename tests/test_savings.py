@@ -211,4 +211,4 @@ def _batch(track: Track, corpus: Path) -> Mapping[str, torch.Tensor]:
         return {"pixel_values": torch.zeros(track.batch_size, 1, 8, 8), "labels": labels}
     (corpus / "heldout").mkdir()
     (corpus / "heldout" / "part.txt").write_text("other " * 2000)
-    return Text.of(track, corpus).batch("flops", 0)
+    return Text.of(track, corpus, torch.device("cpu")).batch("flops", 0)

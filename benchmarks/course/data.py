@@ -61,18 +61,20 @@ class Text:
         track: How it is cut.
         train: Bytes to train on.
         parts: Held-out bytes, one half of the files each.
+        device: Where batches go.
     """
 
     track: Track
     train: npt.NDArray[np.uint8]
     parts: dict[Part, npt.NDArray[np.uint8]]
+    device: torch.device
 
     @staticmethod
-    def of(track: Track, corpus: Path) -> Text:
+    def of(track: Track, corpus: Path, device: torch.device) -> Text:
         """The corpus, cut as a track says."""
         train, heldout = (_joined(corpus / split) for split in ("train", "heldout"))
         half = len(heldout) // 2
-        return Text(track, train, {"choose": heldout[:half], "report": heldout[half:]})
+        return Text(track, train, {"choose": heldout[:half], "report": heldout[half:]}, device)
 
     def batch(self, name: str, seed: int) -> Batch:
         """Windows at places that belong to the name."""
@@ -92,7 +94,7 @@ class Text:
         made = {"input_ids": ids, "labels": ids}
         if self.track.objective == "masked_lm":
             made = masked(Tokens(ids, ids, VOCABULARY, MASK), ids, draws, name, MASKED)
-        return {key: torch.from_numpy(value) for key, value in made.items()}
+        return {key: torch.from_numpy(value).to(self.device) for key, value in made.items()}
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,16 @@ class Digits:
         track: How many make a batch.
         train: Images to train on, and their labels.
         parts: The same held out.
+        device: Where batches go.
     """
 
     track: Track
     train: tuple[npt.NDArray[np.float32], Ids]
     parts: dict[Part, tuple[npt.NDArray[np.float32], Ids]]
+    device: torch.device
 
     @staticmethod
-    def of(track: Track) -> Digits:
+    def of(track: Track, device: torch.device) -> Digits:
         """All images, in an order drawn once for all."""
         from sklearn.datasets import load_digits
 
@@ -120,7 +124,7 @@ class Digits:
         targets = labels.astype(np.int64)[order]
         ends = np.cumsum([0, *IMAGES.values()])
         parts = {part: (pixels[a:b], targets[a:b]) for part, (a, b) in zip(PARTS, pairwise(ends), strict=True)}
-        return Digits(track, (pixels[ends[-1] :], targets[ends[-1] :]), parts)
+        return Digits(track, (pixels[ends[-1] :], targets[ends[-1] :]), parts, device)
 
     def batch(self, name: str, seed: int) -> Batch:
         """Images that belong to the name, each shifted."""
@@ -130,18 +134,23 @@ class Digits:
         shifts = random.integers(0, 3, (len(chosen), 2))
         padded = np.pad(images[chosen], ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-1)
         moved = np.stack([one[:, y : y + 8, x : x + 8] for one, (y, x) in zip(padded, shifts, strict=True)])
-        return {"pixel_values": torch.from_numpy(moved), "labels": torch.from_numpy(labels[chosen])}
+        return self._batch(moved, labels[chosen])
 
     def heldout(self, part: Part) -> Iterator[Batch]:
         """All images of the part, 100 at a time."""
         images, labels = (np.split(value, len(value) // 100) for value in self.parts[part])
         for some, their in zip(images, labels, strict=True):
-            yield {"pixel_values": torch.from_numpy(some), "labels": torch.from_numpy(their)}
+            yield self._batch(some, their)
+
+    def _batch(self, images: npt.NDArray[np.float32], labels: Ids) -> Batch:
+        found = {"pixel_values": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
+        return {key: value.to(self.device) for key, value in found.items()}
 
 
-def data_of(track: Track, corpus: Path) -> Data:
+def data_of(track: Track, corpus: Path, device: torch.device) -> Data:
     """What a track is trained on."""
-    return Digits.of(track) if track.objective == "image_classification" else Text.of(track, corpus)
+    images = track.objective == "image_classification"
+    return Digits.of(track, device) if images else Text.of(track, corpus, device)
 
 
 def write_digits(path: Path) -> None:

@@ -85,7 +85,9 @@ class Place:
 def execute(run: Run, place: Place) -> dict[str, Any]:
     """Make a run, and say what it showed."""
     torch.set_num_threads(1)
-    return (_small if run.method == SMALL else _large)(run, place, data_of(place.track, place.corpus))
+    return (_small if run.method == SMALL else _large)(
+        run, place, data_of(place.track, place.corpus, torch.device(place.device))
+    )
 
 
 def _small(run: Run, place: Place, data: Data) -> dict[str, Any]:
