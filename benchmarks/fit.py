@@ -91,7 +91,7 @@ def step_of(way: str, plan: Path) -> Step:
     elif way == "official":
         rebuild(model, learnable)
     optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
-    ours = executed(model, task.options, 1, batches.device)
+    ours = executed(model, options, 1, batches.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
