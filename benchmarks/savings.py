@@ -34,11 +34,19 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 OUT = HERE.parent / "out" / "savings"
 
-DECAYED = ("even copies + stack", "zero_pad + stack", "LiGO, not fitted", "LiGO, 60 steps")
+DECAYED = (
+    "noisy copies + stack",
+    "zero_pad + identity",
+    "zero_pad + stack",
+    "bert2bert AKI + stack",
+    "LiGO, not fitted",
+    "LiGO, 60 steps",
+    "zero_pad + stack, 20 steps",
+)
 """What is grown from a decayed small model too."""
 
 QUICK_STEPS = 40
-QUICK_METHODS = ("even copies + stack", "LiGO, not fitted", "LiGO, 20 steps")
+QUICK_METHODS = ("even copies + stack", "LiGO, not fitted", "LiGO, 20 steps", "zero_pad + stack, together")
 
 
 class Bench:

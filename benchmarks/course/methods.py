@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from course.learned import LookAhead
 from ligo_spec.plan import CandidateFit, OperatorChoice
 
 PUBLISHED_WARMUP = 10_000
@@ -22,6 +23,8 @@ class Method:
         depth: The plan's ``operator.depth``, where layers grow.
         fit: The plan's ``fit``, where the operator is learned; its learning rate is the track's.
         published_warmup: Whether the fit has the official code's warm-up.
+        together: The operator is learned along with the weights for so many steps, at a rate; ``fit`` says what of it.
+        ahead: The operator is fitted for the future; ``fit`` says what of it.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Method:
     depth: Mapping[str, Any]
     fit: Mapping[str, Any] | None = None
     published_warmup: bool = False
+    together: tuple[int, float] | None = None
+    ahead: LookAhead | None = None
 
     def choice(self, deeper: bool) -> OperatorChoice:
         """As a plan's ``operator``."""
@@ -72,7 +77,19 @@ FITTED = tuple(
 
 PUBLISHED = Method("LiGO, published warm-up", AVERAGE, NOISY_STACK, fit={"steps": 100}, published_warmup=True)
 
-METHODS = {method.name: method for method in (*STATIC, UNFITTED, *FITTED, PUBLISHED)}
+FREE = {"learn": {"width": "two_sided", "structure": "dense", "depth": "tensor"}}
+"""Every entry of every map is learned, ``A`` apart from ``B``."""
+
+PADDED = _method("zero_pad")
+
+OURS = (
+    Method("zero_pad + stack, 20 steps", PADDED, STACK, fit={"steps": 20, "learning_rate": 1e-3, **FREE}),
+    Method("zero_pad + stack, together", PADDED, STACK, fit=FREE, together=(20, 1e-3)),
+    Method("zero_pad + stack, look-ahead", PADDED, STACK, fit=FREE, ahead=LookAhead(4, 4, 4e-3, 3e-3)),
+)
+"""What came of the search for a better one (docs/experiments.md)."""
+
+METHODS = {method.name: method for method in (*STATIC, UNFITTED, *FITTED, PUBLISHED, *OURS)}
 
 
 def methods_for(deeper: bool) -> tuple[str, ...]:
@@ -81,7 +98,7 @@ def methods_for(deeper: bool) -> tuple[str, ...]:
         return tuple(METHODS)
     first: dict[str, str] = {}
     for method in METHODS.values():
-        first.setdefault(repr((method.width, method.fit, method.published_warmup)), method.name)
+        first.setdefault(repr(replace(method, name="", depth={})), method.name)
     return tuple(first.values())
 
 

@@ -17,6 +17,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from course.data import GLANCE, Data, data_of, write_digits
+from course.learned import Together, grown
 from course.methods import METHODS, PUBLISHED_WARMUP, SCRATCH, SMALL, Method
 from course.tracks import Track
 from course.training import Budget, Course, Runner, budget
@@ -26,7 +27,6 @@ from ligo_spec.flops import image_training_flops, training_flops
 from ligo_spec.job import growth_of, load_job, open_small
 from ligo_torch.fit import learn, learned_operator, small_values
 from ligo_torch.huggingface import Batch, FunctionalModel, functional_model
-from ligo_torch.learnable import LearnableOperator
 from ligo_torch.race import operator_flops
 
 ANY = next(iter(METHODS))
@@ -124,20 +124,38 @@ def _large(run: Run, place: Place, data: Data) -> dict[str, Any]:
     task = _task(place, method, run.seed, source)
     model = _model(drawn(task) if random else task, place)
     step = _step_flops(task, model, track)
-    fit, weights = 0.0, _drawn(model, run.seed)
-    if not random:
-        operator = _operator(task, place)
-        if method.fit is not None:
-            fit = task.options.steps * (step + operator_flops(operator)) / step
-            learn(model, operator, _Batches(data, task, run.seed), lambda record: None)
-        with torch.no_grad():
-            weights = model.parameters(operator.weights())
+    if random:
+        fit, runner = 0.0, _runner(model, _drawn(model, run.seed), data, run, track, track.warmup, "large")
+    else:
+        fit, runner = _started(run, method, task, model, data, place, step)
     spent = fit + (0.0 if random else track.source * track.total)
-    warmup = track.warmup if random else track.rewarmup
-    budgets = _budgets(run, track, spent, 1.0, warmup)
-    course = _runner(model, weights, data, run, track, warmup, "large").run(budgets) if budgets else Course()
-    torch_flops = counted_flops(model, weights, data.batch("flops", 0))
-    return _record(run, course, cost=1.0, spent=spent, fit=fit) | {"step_flops": step, "torch_flops": torch_flops}
+    budgets = _budgets(run, track, spent, 1.0, runner.warmup)
+    counted = counted_flops(model, runner.weights, data.batch("flops", 0))
+    course = runner.run(budgets) if budgets else Course()
+    return _record(run, course, cost=1.0, spent=spent, fit=fit) | {"step_flops": step, "torch_flops": counted}
+
+
+def _started(
+    run: Run, method: Method, task: FitTask, model: FunctionalModel, data: Data, place: Place, step: float
+) -> tuple[float, Runner]:
+    """What learning the operator cost, in steps of the large model, and the training that follows."""
+    operator = learned_operator(task.growth, task.operator, small_values(task, torch.device(place.device)), task.frozen)
+    pull = operator_flops(operator) / step
+    options = _options(run, place.track, place.track.rewarmup)
+    if method.together is not None:
+        return method.together[0] * pull, Together(model, operator, *method.together, data, **options)
+    fit = 0.0
+    if method.ahead is not None:
+        method.ahead.fit(model, operator, data, run.seed)
+        fit = method.ahead.passes + method.ahead.steps * pull
+    elif method.fit is not None:
+        learn(model, operator, _Batches(data, task, run.seed), lambda record: None)
+        fit = task.options.steps * (1 + pull)
+    return fit, Runner(model, grown(model, operator), data, **options)
+
+
+def _options(run: Run, track: Track, warmup: int) -> dict[str, Any]:
+    return {"seed": run.seed, "rate": run.rate, "warmup": warmup, "weight_decay": track.weight_decay}
 
 
 def _record(run: Run, course: Course, *, cost: float, spent: float, fit: float) -> dict[str, Any]:
@@ -161,9 +179,7 @@ def _runner(
     warmup: int,
     names: str,
 ) -> Runner:
-    return Runner(
-        model, weights, data, seed=run.seed, rate=run.rate, warmup=warmup, weight_decay=track.weight_decay, names=names
-    )
+    return Runner(model, weights, data, **_options(run, track, warmup), names=names)
 
 
 def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
@@ -236,11 +252,6 @@ def _drawn(model: FunctionalModel, seed: int) -> dict[str, torch.Tensor]:
         fresh = type(module)(module.config)
     device = next(module.parameters()).device
     return {name: value.detach().to(device) for name, value in fresh.named_parameters()}
-
-
-def _operator(task: FitTask, place: Place) -> LearnableOperator:
-    values = small_values(task, torch.device(place.device))
-    return learned_operator(task.growth, task.operator, values, task.frozen)
 
 
 def _step_flops(task: FitTask, model: FunctionalModel, track: Track) -> float:

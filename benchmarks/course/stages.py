@@ -44,16 +44,17 @@ def course(
         extensions: As for ``tuned``.
     """
     everyone = range(seeds)
+    do([Run(SMALL, 0, rate, (HALF,)) for rate in rates] + [Run(SCRATCH, 0, rate, (HALF, WHOLE)) for rate in rates])
     small = tuned(do, SMALL, rates, (HALF,), extensions)
-    do([Run(SMALL, seed, small, ()) for seed in everyone])  # what is grown
     scratch = tuned(do, SCRATCH, rates, (HALF, WHOLE), extensions)
-    do([Run(SCRATCH, seed, scratch, (HALF, WHOLE)) for seed in everyone])
+    sources = [Run(SMALL, seed, small, ()) for seed in everyone]  # what is grown
+    do(sources + [Run(SCRATCH, seed, scratch, (HALF, WHOLE)) for seed in everyone])
     grown = [scratch * share for share in GROWN]
     do([Run(method, 0, rate, (HALF,)) for method in methods for rate in grown])
     chosen = {method: best(do([]), method, grown, (HALF,)) for method in methods}
-    do([Run(method, seed, chosen[method], (HALF, WHOLE)) for seed in everyone for method in methods])
-    do([Run(method, seed, chosen[method], (WHOLE,), True) for seed in everyone for method in decayed])
-    return do([Run(SMALL, seed, small, (WHOLE,)) for seed in everyone])
+    last = [Run(SMALL, seed, small, (WHOLE,)) for seed in everyone]  # the longest first
+    last += [Run(method, seed, chosen[method], (HALF, WHOLE)) for seed in everyone for method in methods]
+    return do(last + [Run(method, seed, chosen[method], (WHOLE,), True) for seed in everyone for method in decayed])
 
 
 def tuned(do: Do, method: str, rates: Sequence[float], totals: tuple[float, ...], extensions: int) -> float:
