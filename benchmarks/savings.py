@@ -23,7 +23,7 @@ from typing import Any
 from rich.progress import Progress
 
 from course.data import prepare_corpus
-from course.methods import methods_for
+from course.methods import SMALL, methods_for
 from course.plots import plot
 from course.runs import Place, Run, execute
 from course.stages import EXTENSIONS, Results, course
@@ -64,7 +64,7 @@ class Bench:
 
     def do(self, runs: Sequence[Run]) -> Results:
         """Make those that are not there yet."""
-        wanted = [run for run in runs if run.key not in self.results]
+        wanted = [run for run in runs if run.key not in self.results or self._lost(run)]
         if not wanted:
             return self.results
         with Progress() as bar:
@@ -73,6 +73,10 @@ class Bench:
                 self._keep(done.result())
                 bar.advance(task)
         return self.results
+
+    def _lost(self, run: Run) -> bool:
+        """Whether a small model to grow was made, but not in this folder."""
+        return run.method == SMALL and not run.totals and not self.place.source(run.seed, decayed=True).exists()
 
     def _keep(self, record: dict[str, Any]) -> None:
         self.results[record["key"]] = record

@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course.data import Text
+from course.learned import LookAhead, Together, grown, pull_back
 from course.methods import METHODS, SCRATCH, SMALL, methods_for
 from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
 from course.savings import final_records, loss_at, reached_at, rows_of
 from course.stages import HALF, WHOLE, Results, best, course, tuned
 from course.tables import tables
 from course.tracks import TRACKS, Track
-from course.training import DECAY, Runner, budget
+from course.training import CLIP_NORM, DECAY, Runner, budget
+from ligo_torch.fit import gradients, learned_operator, small_values
 
 TRACK = TRACKS["llama"]
 
@@ -212,3 +214,67 @@ def _batch(track: Track, corpus: Path) -> Mapping[str, torch.Tensor]:
     (corpus / "heldout").mkdir()
     (corpus / "heldout" / "part.txt").write_text("other " * 2000)
     return Text.of(track, corpus, torch.device("cpu")).batch("flops", 0)
+
+
+# --- ways to learn ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> tuple[Any, Any, Text]:
+    """A model, an operator that is learned whole, and a text."""
+    for split in ("train", "heldout"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "part.txt").write_text(f"{split} of some text, again and again. " * 500)
+    place = Place(TRACK, tmp_path, tmp_path)
+    task = _task(place, METHODS["zero_pad + stack, together"], 0, _blank(place, 0))
+    cpu = torch.device("cpu")
+    operator = learned_operator(task.growth, task.operator, small_values(task, cpu), task.frozen)
+    return _model(task, place), operator, Text.of(TRACK, tmp_path, cpu)
+
+
+def _together(parts: tuple[Any, Any, Text], rate: float) -> Together:
+    model, operator, text = parts
+    return Together(model, operator, 3, rate, text, seed=0, rate=1e-3, warmup=2, weight_decay=0.1)
+
+
+def test_an_operator_at_rest_leaves_training_as_it_is(parts: tuple[Any, Any, Text]) -> None:
+    model, operator, text = parts
+    plain = Runner(model, grown(model, operator), text, seed=0, rate=1e-3, warmup=2, weight_decay=0.1)
+    still = _together(parts, 0.0)
+    moved = _together(parts, 1e-3)
+    for runner in (plain, still, moved):
+        runner.advance(5)
+    assert all(torch.equal(plain.weights[name], still.weights[name]) for name in plain.weights)
+    assert not all(torch.equal(plain.weights[name], moved.weights[name]) for name in plain.weights)
+    after = grown(model, operator)
+    assert all(torch.equal(after[name], moved.at[name]) for name in after), "the weights went with the operator"
+
+
+def test_gradients_are_pulled_back_as_a_fit_does(parts: tuple[Any, Any, Text]) -> None:
+    model, operator, text = parts
+    batch = text.batch("some", 0)
+    gradients(model, operator, [batch])
+    torch.nn.utils.clip_grad_norm_(operator.parameters, CLIP_NORM)
+    wanted = [parameter.grad for parameter in operator.parameters]
+    for parameter in operator.parameters:
+        parameter.grad = None
+    leaves = {name: value.requires_grad_() for name, value in grown(model, operator).items()}
+    model.loss(leaves, batch).backward()
+    pull_back(model, operator, {name: leaf.grad for name, leaf in leaves.items()})
+    found = [parameter.grad for parameter in operator.parameters]
+    assert sum(one is not None for one in wanted) > len(wanted) // 2
+    for one, other in zip(wanted, found, strict=True):
+        if one is None or other is None:  # of a space that no tensor of this model touches
+            assert one is other
+        else:
+            assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_looking_ahead_learns_at_its_cost(parts: tuple[Any, Any, Text]) -> None:
+    model, operator, text = parts
+    before = [parameter.detach().clone() for parameter in operator.parameters]
+    ahead = LookAhead(2, 3, 1e-3, 1e-3)
+    ahead.fit(model, operator, text, 0)
+    assert ahead.passes == 8
+    assert any(not torch.equal(a, b) for a, b in zip(before, operator.parameters, strict=True))
+    assert all(bool(parameter.isfinite().all()) for parameter in operator.parameters)

@@ -138,9 +138,9 @@ class Digits:
 
     def heldout(self, part: Part) -> Iterator[Batch]:
         """All images of the part, 100 at a time."""
-        images, labels = (np.split(value, len(value) // 100) for value in self.parts[part])
-        for some, their in zip(images, labels, strict=True):
-            yield self._batch(some, their)
+        images, labels = self.parts[part]
+        for start in range(0, len(labels), 100):
+            yield self._batch(images[start : start + 100], labels[start : start + 100])
 
     def _batch(self, images: npt.NDArray[np.float32], labels: Ids) -> Batch:
         found = {"pixel_values": torch.from_numpy(images), "labels": torch.from_numpy(labels)}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from course.methods import METHODS, SCRATCH, SMALL
-from course.savings import Record, Row, final_records, paired, rows_of, tuning
+from course.savings import Record, Row, paired, rows_of, tuning
 from course.stages import HALF
 from course.tracks import Track
 
@@ -23,8 +22,7 @@ def tables(track: Track, records: Sequence[Record]) -> str:
 
 def _head(track: Track, records: Sequence[Record]) -> str:
     large = next(record for record in records if "step_flops" in record)
-    small = final_records(records, SMALL)
-    cost = small[0]["cost"] if small else math.nan
+    cost = next(record["cost"] for record in records if record["method"] == SMALL)
     flops, counted = large["step_flops"], large["torch_flops"]
     return (
         f"### {track.title}\n\n"
