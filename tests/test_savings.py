@@ -164,7 +164,7 @@ def test_a_course_gives_every_method_the_same() -> None:
     rows = rows_of(TRACK, records)
     assert [row.method for row in rows if row.method in methods and not row.decayed] == methods
     assert all(len(row.losses) == 3 for row in rows)
-    assert f"| {SCRATCH} | 0.002 | 2.6100 ± 0.0100" in tables(TRACK, records)
+    assert f"| {SCRATCH} | 0.002 | 2.6100 ± 0.0100 (3 seeds) |" in tables(TRACK, records)
 
 
 def test_the_best_rate_is_chosen_on_the_part_to_choose_by() -> None:

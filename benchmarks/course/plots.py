@@ -12,7 +12,7 @@ from course.methods import METHODS, SCRATCH, SMALL
 from course.savings import MEASURED, Record, final_records, loss_at, rows_of
 from course.tracks import Track
 
-SHOWN = ("LiGO, not fitted", "LiGO, 60 steps", "even copies + stack", "zero_pad + stack")
+SHOWN = ("LiGO, not fitted", "LiGO, 60 steps", "noisy copies + stack", "zero_pad + stack")
 """Starts whose losses are drawn over the budget, beside scratch."""
 
 
@@ -22,7 +22,7 @@ def plot(track: Track, records: Sequence[Record], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     rows = rows_of(track, records)[::-1]
     for place, row in enumerate(rows):
-        color = {SCRATCH: "tab:red", SMALL: "tab:gray"}.get(row.method, "tab:blue")
+        color = {SCRATCH: "black", SMALL: "tab:gray"}.get(row.method, "tab:blue")
         left.plot(row.losses, [place] * len(row.losses), "o", color=color, markersize=4, alpha=0.7)
         left.plot([row.loss], [place], "|", color=color, markersize=14)
     left.set_yticks(range(len(rows)), [row.method + (", decayed source" if row.decayed else "") for row in rows])
@@ -32,7 +32,7 @@ def plot(track: Track, records: Sequence[Record], path: Path) -> None:
         runs = final_records(records, method)
         if runs:
             losses = [mean(loss_at(track, run, share) for run in runs) for share in MEASURED]
-            right.plot(MEASURED, losses, "o-", label=method, color="tab:red" if method == SCRATCH else None)
+            right.plot(MEASURED, losses, "o-", label=method, color="black" if method == SCRATCH else None)
     right.set_xlabel("whole budget, in that of scratch")
     right.set_ylabel("final loss, each on a schedule of its own")
     right.grid(alpha=0.3)

@@ -47,7 +47,7 @@ def _main(track: Track, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f" ± {stdev(values):.4f}" if len(values) > 1 else " (one seed)"
+    return f" ± {stdev(values):.4f} ({len(values)} seeds)" if len(values) > 1 else " (one seed)"
 
 
 def _saved(row: Row, shares: Sequence[float]) -> str:
