@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course.data import Text
+from course.lag import choices, curve_at
 from course.learned import LookAhead, Together, grown, pull_back
 from course.methods import METHODS, SCRATCH, SMALL, methods_for
 from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
@@ -134,7 +135,7 @@ class _Bench:
         finals = {total: {"choose": loss, "report": loss + 0.5} for total, loss in losses.items()}
         record = {"method": run.method, "seed": run.seed, "rate": run.rate, "totals": list(run.totals)}
         rest = {"cost": 0.2, "fit": 0.0, "curve": [[0, 9.0], [TRACK.total, 2.0]], "step_flops": 2.0, "torch_flops": 2.0}
-        return record | rest | {"decayed": run.decayed, "finals": finals}
+        return record | rest | {"decayed": run.decayed, "finals": finals, "diverged": None}
 
 
 @pytest.mark.parametrize(("best_rate", "tried"), [(2e-3, 3), (4e-3, 4), (8e-3, 5), (64e-3, 5)])
@@ -187,6 +188,22 @@ def test_a_saving_is_read_off_the_logarithm_of_the_budget(share: float, slope: f
     assert reached_at(TRACK, record, 2.0 - 1e-6) is None, "not reached"
     assert reached_at(TRACK, record, losses[HALF] + 1) is None, "reached before the first budget: nobody knows when"
     assert loss_at(TRACK, {"finals": {}}, WHOLE) == math.inf
+
+
+def test_what_a_time_would_pick() -> None:
+    curves = {"even copies + stack": [3.0, 1.0, 2.0], "net2net + stack": [1.0, 2.0, 3.0]}
+    records = []
+    for method, (start, middle, end) in curves.items():
+        curve = [[0.1 * TRACK.total, start], [0.5 * TRACK.total, middle], [TRACK.total, end]]
+        finals = {f"{TRACK.total * share:g}": {"choose": end, "report": end} for share in (HALF, WHOLE)}
+        names = {"method": method, "seed": 0, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False}
+        records.append({**names, "curve": curve, "finals": finals, "diverged": None})
+    found = {one.share: one for one in choices(TRACK, records)}
+    assert (found[None].picked, found[None].gap, found[None].agreement) == ("net2net + stack", 1.0, -1.0)
+    assert (found[0.2].picked, found[0.5].picked) == ("net2net + stack", "even copies + stack")
+    assert (found[0.5].gap, found[0.5].agreement) == (0.0, 1.0)
+    assert curve_at(TRACK, records[0], 0.3) == pytest.approx(2.0), "half of the way"
+    assert curve_at(TRACK, records[0], 0.05) == 3.0, "the small model's part"
 
 
 def test_where_no_layers_grow_no_start_is_there_twice() -> None:

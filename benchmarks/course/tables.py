@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
+from course.lag import choices
 from course.methods import METHODS, SCRATCH, SMALL
 from course.savings import Record, Row, paired, rows_of, tuning
 from course.stages import HALF
@@ -17,7 +18,8 @@ def tables(track: Track, records: Sequence[Record]) -> str:
     """Everything that a track has shown."""
     rows = rows_of(track, records)
     parts = [_head(track, records), "\n".join(_main(track, rows)), "\n".join(_paired(track, records))]
-    return "\n\n".join([*parts, "\n".join(_tuned(records))]) + "\n"
+    parts += ["\n".join(_chosen(track, records)), "\n".join(_tuned(records))]
+    return "\n\n".join(parts) + "\n"
 
 
 def _head(track: Track, records: Sequence[Record]) -> str:
@@ -66,6 +68,14 @@ def _paired(track: Track, records: Sequence[Record]) -> Iterator[str]:
         gaps = paired(track, records, method, CONTROL)
         if gaps and method != CONTROL:
             yield f"- {method}: {', '.join(f'{gap:+.4f}' for gap in gaps)}"
+
+
+def _chosen(track: Track, records: Sequence[Record]) -> Iterator[str]:
+    yield "| seed | share of the budget | lowest loss then | its final loss above the best | Kendall's τ |"
+    yield "|---|---|---|---|---|"
+    for one in choices(track, records):
+        share = "right after growth" if one.share is None else f"{one.share:.0%}"
+        yield f"| {one.seed} | {share} | {one.picked} | {one.gap:.4f} | {one.agreement:+.2f} |"
 
 
 def _tuned(records: Sequence[Record]) -> Iterator[str]:
