@@ -314,9 +314,10 @@ cli.main()
 
 
 def ligo(*arguments: str, script: str = "from ligo_spec.cli import main; main()") -> subprocess.Popen[str]:
-    """The command as a process of its own."""
+    """The command as a process of its own, which does not ignore the keyboard, as what a shell starts with & does."""
     pipe = subprocess.PIPE
-    command = [sys.executable, "-c", script, *arguments]
+    heeded = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{script}"
+    command = [sys.executable, "-c", heeded, *arguments]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
 
 
