@@ -94,7 +94,7 @@ def race(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -
     """Make all runs of a track that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     prepare_corpus(OUT / "corpus")
-    methods = QUICK_METHODS if asked.quick else methods_for("num_hidden_layers" in track.target)
+    methods = QUICK_METHODS if asked.quick else methods_for(track.deeper)
     place = Place(track, folder, OUT / "corpus", asked.device)
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         do = Bench(place, results, pool).do

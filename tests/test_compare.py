@@ -569,7 +569,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
 
 def test_weights_decay_in_matrices_alone() -> None:
     leaves = [torch.ones(2, 2), torch.ones(3)]
-    matrices, vectors = race._groups(leaves, 0.1)
+    matrices, vectors = race.parameter_groups(leaves, 0.1)
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert [matrices["params"], vectors["params"]] == [[leaves[0]], [leaves[1]]]
 

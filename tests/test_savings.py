@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from course.data import Text
 from course.lag import choices, curve_at
-from course.learned import LookAhead, Together, grown, pull_back
+from course.learned import LookAhead, Together, grown, pulled_back
 from course.methods import METHODS, SCRATCH, SMALL, methods_for
 from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
 from course.savings import final_records, loss_at, reached_at, rows_of
@@ -278,7 +278,7 @@ def test_gradients_are_pulled_back_as_a_fit_does(parts: tuple[Any, Any, Text]) -
         parameter.grad = None
     leaves = {name: value.requires_grad_() for name, value in grown(model, operator).items()}
     model.loss(leaves, batch).backward()
-    pull_back(model, operator, {name: leaf.grad for name, leaf in leaves.items()})
+    pulled_back(model, operator, leaves)
     found = [parameter.grad for parameter in operator.parameters]
     assert sum(one is not None for one in wanted) > len(wanted) // 2
     for one, other in zip(wanted, found, strict=True):

@@ -154,7 +154,7 @@ def test_runs_are_those_of_the_joined_files(tmp_path: Path, lengths: list[int], 
     paths = [raw(tmp_path / f"{n}.bin", part) for n, part in enumerate(np.split(values, cuts))]
     files = tuple(token_files._open(path, options()) for path in paths)
     begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(values))] * 2)))
-    part = TokenFiles(files, 0, len(values)).part(begin, end)
+    part = TokenFiles(0, len(values), files).part(begin, end)
     assert len(part) == end - begin
     if begin == end:
         return

@@ -17,6 +17,7 @@ from torch import Tensor
 from ligo_spec.draws import Draws
 from ligo_spec.errors import NumericalError, PlanError
 from ligo_spec.fitting import FitResult, FitTask, Log
+from ligo_spec.job import Small
 from ligo_spec.layer_kinds import same_kind, sources
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.plan import CandidateFit, Fit
@@ -141,9 +142,9 @@ def prepare(task: FitTask, examples: Examples | None = None) -> tuple[Functional
     return model, learned, Batches(examples, options, Draws(task.seed), device)
 
 
-def small_values(task: FitTask, device: torch.device) -> dict[str, Tensor]:
+def small_values(small: FitTask | Small, device: torch.device) -> dict[str, Tensor]:
     """The small model's tensors by canonical name, float32."""
-    return {name: torch.tensor(task.read(name).astype(np.float32), device=device) for name in task.binding.names()}
+    return {name: torch.tensor(small.read(name).astype(np.float32), device=device) for name in small.binding.names()}
 
 
 def learned_operator(
@@ -198,9 +199,19 @@ def gradients(model: Model, learnable: LearnableOperator, micro_batches: Sequenc
     parameters = model.parameters(learnable.weights())
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     loss = accumulated(model, leaves, micro_batches)
+    pull_back(parameters, leaves)
+    return loss
+
+
+def pull_back(parameters: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> None:
+    """Leave in the operator's parameters what the gradients in ``leaves`` come to, by one vjp.
+
+    Args:
+        parameters: The large model's, as the operator computed them.
+        leaves: The same, detached, with gradients.
+    """
     used = [name for name, leaf in leaves.items() if leaf.grad is not None and parameters[name].requires_grad]
     torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
-    return loss
 
 
 def accumulated(model: Model, leaves: Mapping[str, Tensor], micro_batches: Sequence[Any]) -> float:

@@ -135,6 +135,12 @@ class FunctionalModel:
     fused: Mapping[str, Fused]
     objective: Objective
 
+    @property
+    def templates(self) -> set[str]:
+        """The canonical tensors that it has."""
+        slots = [*self.slots, *(slot for fused in self.fused.values() for slot in fused.slots)]
+        return {template for slot in slots for template in slot.canonical}
+
     def parameters(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The module's parameters by its own names, from canonical tensors."""
         own = {slot.name: pack(slot.taken(canonical), slot.steps, torch) for slot in self.slots}

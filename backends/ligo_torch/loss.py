@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from ligo_spec.learning import learnable
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.plan import CandidateFit
 from ligo_torch.backend import find_device
-from ligo_torch.fit import learn, learned_operator
+from ligo_torch.fit import learn, learned_operator, small_values
 
 Loss = Callable[[Mapping[str, Tensor], Any], Tensor]
 """``loss(params, batch)``: the mean over what a batch predicts, one number."""
@@ -82,11 +81,9 @@ def fit_loss(
     if not made.count:
         raise PlanError("nothing is left to learn; the start has no arrays, so ask for learn.structure: dense or new")
     growth, place = settled(growth, start), find_device(device)
-    names = small.binding.names()
-    values = {name: torch.tensor(small.read(name).astype(np.float32), device=place) for name in names}
     by_template = {slot.template: slot for slot in small.binding.slots.values()}
     slots = tuple(one for slot in by_template.values() for one in slots_of(slot, growth.large))
-    parameters = learned_operator(growth, made.operator, values, made.frozen)
+    parameters = learned_operator(growth, made.operator, small_values(small, place), made.frozen)
     return learn(_Own(slots, loss, predicted), parameters, _Batches(options, train, heldout), log)
 
 

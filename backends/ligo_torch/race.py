@@ -102,20 +102,14 @@ def _prepared(entrant: Entrant, examples: Examples | None) -> tuple[FunctionalMo
 
 def step_flops(model: FunctionalModel, entrant: Entrant, batches: Batches) -> float:
     """Operations of a step of training, by formula."""
-    each = batches.examples.training_flops(entrant.task.growth.large, _templates(model))
+    each = batches.examples.training_flops(entrant.task.growth.large, model.templates)
     return batches.options.data.batch_size * each
 
 
 def lesson_flops(teacher: Distilled, entrant: Entrant, batches: Batches) -> float:
     """Operations of the teacher at a step of a fit, by formula."""
-    each = batches.examples.forward_flops(entrant.task.growth.small, _templates(teacher.teacher))
+    each = batches.examples.forward_flops(entrant.task.growth.small, teacher.teacher.templates)
     return batches.options.data.batch_size * each
-
-
-def _templates(model: FunctionalModel) -> set[str]:
-    """The canonical tensors that a model has."""
-    slots = [*model.slots, *(slot for fused in model.fused.values() for slot in fused.slots)]
-    return {template for slot in slots for template in slot.canonical}
 
 
 def operator_flops(learnable: LearnableOperator) -> float:
@@ -184,7 +178,7 @@ class Course:
     def _train(self, parameters: Mapping[str, Tensor], peak: float, stop: int) -> Iterator[float]:
         """The loss of every step; not a number where its gradient is none, and then nothing is done."""
         leaves = {name: value.requires_grad_() for name, value in parameters.items()}
-        groups = _groups(list(leaves.values()), self.options.weight_decay)
+        groups = parameter_groups(list(leaves.values()), self.options.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=BETAS, fused=True)
         for step in range(stop):
             for group in optimizer.param_groups:
@@ -199,7 +193,8 @@ class Course:
             yield loss
 
 
-def _groups(values: Sequence[Tensor], weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(values: Sequence[Tensor], weight_decay: float) -> list[dict[str, object]]:
+    """Of an optimizer: matrices decay, vectors do not."""
     return [
         {"params": [value for value in values if value.ndim > 1], "weight_decay": weight_decay},
         {"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0},

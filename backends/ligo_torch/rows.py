@@ -17,7 +17,7 @@ from ligo_spec.complaints import did_you_mean
 from ligo_spec.errors import PlanError, printable
 from ligo_spec.fit_data import DatasetData
 from ligo_spec.inputs import refusal
-from ligo_torch.text import Stream, Tokens, first_held_out, require_windows
+from ligo_torch.text import Stream, Stretch, Tokens, require_windows
 from ligo_torch.token_files import special_tokens
 from ligo_torch.tokenizer import Ids, Tokenizer, read_tokenizer
 
@@ -72,33 +72,19 @@ class Column:
 
 
 @dataclass(frozen=True)
-class IdRows:
-    """Rows of ids, one after the other, as ``ligo_torch.text.Stream``.
+class IdRows(Stretch):
+    """Rows of ids, one after the other.
 
     Args:
         column: The rows.
         ends: Where each ends, counted from the first id.
-        start: Where it begins, likewise.
-        stop: Where it ends.
     """
 
     column: Column
     ends: npt.NDArray[np.int64]
-    start: int
-    stop: int
 
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def runs(self, starts: Ids, length: int, /) -> Ids:
-        """``length`` ids from each of ``starts``, over the ends of rows: ``(len(starts), length)``."""
-        return np.stack([self._run(self.start + int(start), length) for start in starts])
-
-    def part(self, start: int, stop: int) -> IdRows:
-        """The ids from ``start`` to ``stop``."""
-        return replace(self, start=self.start + start, stop=self.start + stop)
-
-    def _run(self, start: int, length: int) -> Ids:
+    def run(self, start: int, length: int) -> Ids:
+        """``length`` ids from ``start``, counted from the first id of the first row."""
         first, last = np.searchsorted(self.ends, [start, start + length - 1], side="right").tolist()
         ids = self.column.ids(first, last + 1)
         skipped = start - (int(self.ends[first - 1]) if first else 0)
@@ -189,11 +175,7 @@ def read_dataset(data: DatasetData, path: Path, checkpoint: Path, vocab_size: in
 
 def _ids(data: DatasetData, train: Column, heldout: Column | None, vocab_size: int) -> tuple[IdRows, IdRows]:
     ids = _known(train, vocab_size)
-    if heldout is not None:
-        held = _known(heldout, vocab_size)
-    else:
-        cut = first_held_out(len(ids), data.seq_len)
-        ids, held = ids.part(0, cut), ids.part(cut, len(ids))
+    ids, held = ids.divided(data.seq_len) if heldout is None else (ids, _known(heldout, vocab_size))
     require_windows(ids, held, data.seq_len)
     return ids, held
 
@@ -293,4 +275,4 @@ def _known(column: Column, vocab_size: int) -> IdRows:
             message = f"id {ids[place]} in row {row} is none of the model's, 0 to {vocab_size - 1}"
             raise refusal(column.path, f"column {column.name}: {message}; it may be of another tokenizer")
     ends = np.cumsum(column.sizes)
-    return IdRows(column, ends, 0, int(ends[-1]) if len(ends) else 0)
+    return IdRows(0, int(ends[-1]) if len(ends) else 0, column, ends)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -24,6 +24,39 @@ class Stream(Protocol):
     def runs(self, starts: Ids, length: int, /) -> Ids:
         """``length`` ids from each of ``starts``: ``(len(starts), length)``."""
         ...
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of ids that lie in pieces, one after the other, as ``Stream``.
+
+    Args:
+        start: Where it begins, counted from the first id of the first piece.
+        stop: Where it ends.
+    """
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def runs(self, starts: Ids, length: int, /) -> Ids:
+        """``length`` ids from each of ``starts``, over the ends of pieces: ``(len(starts), length)``."""
+        return np.stack([self.run(self.start + int(start), length) for start in starts])
+
+    def run(self, start: int, length: int) -> Ids:
+        """``length`` ids from ``start``, counted from the first id of the first piece."""
+        raise NotImplementedError
+
+    def part(self, start: int, stop: int) -> Self:
+        """The ids from ``start`` to ``stop``."""
+        return replace(self, start=self.start + start, stop=self.start + stop)
+
+    def divided(self, seq_len: int) -> tuple[Self, Self]:
+        """All but the last tenth, and the last tenth, which is held out."""
+        cut = first_held_out(len(self), seq_len)
+        return self.part(0, cut), self.part(cut, len(self))
 
 
 class Cut(Protocol):

@@ -13,7 +13,7 @@ from ligo_spec.errors import PlanError
 from ligo_spec.fit_data import TokenData
 from ligo_spec.inputs import open_input, refusal
 from ligo_torch.arrays import ArrayFile, open_npy
-from ligo_torch.text import Tokens, first_held_out, require_windows
+from ligo_torch.text import Stretch, Tokens, require_windows
 from ligo_torch.tokenizer import TOKENIZER_FILE, Ids, read_tokenizer
 
 CHUNK = 2**22
@@ -26,31 +26,17 @@ LLMC_MAGIC = (20240520, 20240801)
 
 
 @dataclass(frozen=True)
-class TokenFiles:
-    """Ids of files, one after the other, as ``ligo_torch.text.Stream``.
+class TokenFiles(Stretch):
+    """Ids of files, one after the other.
 
     Args:
         files: Of one axis each.
-        start: Where it begins, counted from the first id of the first file.
-        stop: Where it ends.
     """
 
     files: tuple[ArrayFile, ...]
-    start: int
-    stop: int
 
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def runs(self, starts: Ids, length: int, /) -> Ids:
-        """``length`` ids from each of ``starts``, over the ends of files: ``(len(starts), length)``."""
-        return np.stack([self._run(self.start + int(start), length) for start in starts])
-
-    def part(self, start: int, stop: int) -> TokenFiles:
-        """The ids from ``start`` to ``stop``."""
-        return replace(self, start=self.start + start, stop=self.start + stop)
-
-    def _run(self, start: int, length: int) -> Ids:
+    def run(self, start: int, length: int) -> Ids:
+        """``length`` ids from ``start``, counted from the first id of the first file."""
         pieces = []
         for file in self.files:
             here = min(length, max(0, len(file) - start))
@@ -71,11 +57,7 @@ def read_token_files(
         PlanError: ``mask_token_id`` is none of the model's.
     """
     ids = _joined(train, data, vocab_size)
-    if heldout:
-        held = _joined(heldout, data, vocab_size)
-    else:
-        cut = first_held_out(len(ids), data.seq_len)
-        ids, held = ids.part(0, cut), ids.part(cut, len(ids))
+    ids, held = (ids, _joined(heldout, data, vocab_size)) if heldout else ids.divided(data.seq_len)
     require_windows(ids, held, data.seq_len)
     return Tokens(ids, held, vocab_size, *special_tokens(data.mask_token_id, checkpoint, vocab_size))
 
@@ -99,7 +81,7 @@ def _joined(paths: Sequence[Path], data: TokenData, vocab_size: int) -> TokenFil
     files = tuple(_open(path, data) for path in paths)
     for file in files:
         _require_known(file, vocab_size)
-    return TokenFiles(files, 0, sum(map(len, files)))
+    return TokenFiles(0, sum(map(len, files)), files)
 
 
 def _open(path: Path, data: TokenData) -> ArrayFile:

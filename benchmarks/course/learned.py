@@ -18,6 +18,7 @@ from torch import Tensor
 
 from course.data import Data
 from course.training import BETAS, CLIP_NORM, Runner
+from ligo_torch.fit import pull_back
 from ligo_torch.huggingface import FunctionalModel
 from ligo_torch.learnable import LearnableOperator
 
@@ -25,11 +26,9 @@ WARMUP = 5
 """Steps of the operator's warm-up."""
 
 
-def pull_back(model: FunctionalModel, operator: LearnableOperator, gradients: Mapping[str, Tensor | None]) -> None:
-    """Leave in the operator's parameters what gradients of the large weights come to."""
-    weights = model.parameters(operator.weights())
-    used = [name for name, value in gradients.items() if value is not None and weights[name].requires_grad]
-    torch.autograd.backward([weights[name] for name in used], [gradients[name] for name in used])
+def pulled_back(model: FunctionalModel, operator: LearnableOperator, leaves: Mapping[str, Tensor]) -> None:
+    """Leave in the operator's parameters what the gradients in ``leaves`` come to, clipped."""
+    pull_back(model.parameters(operator.weights()), leaves)
     torch.nn.utils.clip_grad_norm_(operator.parameters, CLIP_NORM)
 
 
@@ -70,7 +69,7 @@ class Together(Runner):
         loss = super().step(rate)
         if number < self.steps and math.isfinite(loss):
             self.learning.zero_grad(set_to_none=True)
-            pull_back(self.model, self.operator, {name: leaf.grad for name, leaf in self.weights.items()})
+            pulled_back(self.model, self.operator, self.weights)
             share = min(1.0, (number + 1) / (WARMUP + 1)) * (1 - number / self.steps)
             self._move(self.operator_rate * share)
         return loss
@@ -118,7 +117,7 @@ class LookAhead:
             runner.optimizer.zero_grad(set_to_none=True)
             model.loss(runner.weights, batch).backward()  # type: ignore[no-untyped-call]
             learning.zero_grad(set_to_none=True)
-            pull_back(model, operator, {name: leaf.grad for name, leaf in runner.weights.items()})
+            pulled_back(model, operator, runner.weights)
             falling = 0.1 + 0.9 * (1 + math.cos(math.pi * number / self.steps)) / 2
             for group in learning.param_groups:
                 group["lr"] = self.operator_rate * falling * min(1.0, (number + 1) / 4)

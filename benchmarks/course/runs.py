@@ -185,7 +185,6 @@ def _runner(
 def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
     """What a plan with this start would work on."""
     track = place.track
-    deeper = "num_hidden_layers" in track.target
     images = track.objective == "image_classification"
     data: dict[str, Any] = {"path": "*.txt", "tokenizer": "bytes", "seq_len": track.seq_len}
     if images:
@@ -195,7 +194,7 @@ def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
         "spec": "ligo/plan/1",
         "source": "small",
         "target": dict(track.target),
-        "operator": method.choice(deeper).model_dump(mode="json", exclude_none=True),
+        "operator": method.choice(track.deeper).model_dump(mode="json", exclude_none=True),
         "compare": {"objective": track.objective, "data": data, "device": place.device},
         "output": "grown",
     }
@@ -206,7 +205,7 @@ def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
             write_digits(Path(folder) / "digits.npz")
         job = load_job(path, source=source, data=() if images else [place.corpus / "train" / "*.txt"])
         small = open_small(job)
-        start = Start(method.name, method.choice(deeper), method.candidate(track.fit_rate))
+        start = Start(method.name, method.choice(track.deeper), method.candidate(track.fit_rate))
         task = task_of(job, small, growth_of(job, small.architecture), start, seed)
     if method.published_warmup:
         task = replace(task, options=task.options.model_copy(update={"warmup_steps": PUBLISHED_WARMUP}))
@@ -256,12 +255,10 @@ def _drawn(model: FunctionalModel, seed: int) -> dict[str, torch.Tensor]:
 
 def _step_flops(task: FitTask, model: FunctionalModel, track: Track) -> float:
     """Operations of a step of training, by formula."""
-    slots = [*model.slots, *(slot for fused in model.fused.values() for slot in fused.slots)]
-    templates = {template for slot in slots for template in slot.canonical}
     large = task.growth.large
     if track.objective == "image_classification":
-        return track.batch_size * image_training_flops(large, templates, track.config["num_labels"])
-    return track.batch_size * training_flops(large, templates, track.seq_len)
+        return track.batch_size * image_training_flops(large, model.templates, track.config["num_labels"])
+    return track.batch_size * training_flops(large, model.templates, track.seq_len)
 
 
 def counted_flops(model: FunctionalModel, weights: Mapping[str, torch.Tensor], batch: Batch) -> float:

@@ -45,6 +45,11 @@ class Track:
     fit_rate: float = 1e-2
     weight_decay: float = 0.1
 
+    @property
+    def deeper(self) -> bool:
+        """Whether layers grow."""
+        return "num_hidden_layers" in self.target
+
     def shortened(self, total: int) -> Track:
         """The same with a smaller budget."""
         share = total / self.total

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from course.data import GLANCE, PARTS, Data, Part
 from ligo_torch.huggingface import FunctionalModel
+from ligo_torch.race import parameter_groups
 
 BETAS = (0.9, 0.98)
 CLIP_NORM = 1.0
@@ -89,9 +90,7 @@ class Runner:
     ) -> None:
         self.model, self.data, self.seed, self.rate, self.warmup, self.names = model, data, seed, rate, warmup, names
         self.weights = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
-        matrices = [value for value in self.weights.values() if value.ndim > 1]
-        vectors = [value for value in self.weights.values() if value.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = parameter_groups(list(self.weights.values()), weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=BETAS, fused=True)
         self.done = 0
 
