@@ -22,6 +22,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from course.asides import against_base, at_larger
 from course.data import prepare_corpus
 from course.methods import SMALL, methods_for
 from course.plots import plot
@@ -133,6 +134,8 @@ def show() -> None:
         if records:
             print(tables(track, records))
             plot(track, records, HERE.parent / "docs" / f"savings-{name}.png")
+    print("### At twice the budget\n", *at_larger(TRACKS["llama"], read(RESULTS / "llama-twice.jsonl")), sep="\n")
+    print("\n### Eight seeds of the log\n", *against_base(read(RESULTS / "experiments.jsonl")), sep="\n")
 
 
 if __name__ == "__main__":

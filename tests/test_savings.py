@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from course.asides import BASE, against_base, at_larger
 from course.data import Text
 from course.lag import choices, curve_at
 from course.learned import LookAhead, Together, grown, pulled_back
@@ -204,6 +205,21 @@ def test_what_a_time_would_pick() -> None:
     assert (found[0.5].gap, found[0.5].agreement) == (0.0, 1.0)
     assert curve_at(TRACK, records[0], 0.3) == pytest.approx(2.0), "half of the way"
     assert curve_at(TRACK, records[0], 0.05) == 3.0, "the small model's part"
+
+
+def test_gaps_are_paired_and_savings_are_of_the_larger_budget() -> None:
+    records = [
+        {"spec": spec, "seed": seed, "finals": {"1400": {"choose": loss + seed, "report": loss + seed}}}
+        for spec, loss in ((BASE, 1.0), ("worse", 1.5))
+        for seed in (0, 1)
+    ]
+    assert list(against_base(records)) == ["| worse | +0.5000 ± 0.0000 |"]
+    runs = []
+    for method, first, second in ((SCRATCH, 3.0, 2.0), ("grown", 2.5, 1.5)):
+        finals = {f"{share * TRACK.total:g}": {"report": loss} for share, loss in ((1.0, first), (2.0, second))}
+        runs.append({"method": method, "seed": 0, "totals": [1.0, 2.0], "finals": finals})
+    *_, grown_row = at_larger(TRACK, runs)
+    assert grown_row == f"| grown | 0 | 2.5000, 1.5000 | {1 - 2**-0.5:.0%}, {1 - 2**-0.5:.0%} |"
 
 
 def test_where_no_layers_grow_no_start_is_there_twice() -> None:
