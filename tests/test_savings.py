@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course.asides import BASE, against_base, at_larger
+from course.asides import BASE, against_base
 from course.data import Text
 from course.lag import choices, curve_at
 from course.learned import LookAhead, Together, grown, pulled_back
@@ -207,19 +207,31 @@ def test_what_a_time_would_pick() -> None:
     assert curve_at(TRACK, records[0], 0.05) == 3.0, "the small model's part"
 
 
-def test_gaps_are_paired_and_savings_are_of_the_larger_budget() -> None:
+def test_gaps_of_the_log_are_paired() -> None:
     records = [
         {"spec": spec, "seed": seed, "finals": {"1400": {"choose": loss + seed, "report": loss + seed}}}
         for spec, loss in ((BASE, 1.0), ("worse", 1.5))
         for seed in (0, 1)
     ]
     assert list(against_base(records)) == ["| worse | +0.5000 ± 0.0000 |"]
-    runs = []
-    for method, first, second in ((SCRATCH, 3.0, 2.0), ("grown", 2.5, 1.5)):
-        finals = {f"{share * TRACK.total:g}": {"report": loss} for share, loss in ((1.0, first), (2.0, second))}
-        runs.append({"method": method, "seed": 0, "totals": [1.0, 2.0], "finals": finals})
-    *_, grown_row = at_larger(TRACK, runs)
-    assert grown_row == f"| grown | 0 | 2.5000, 1.5000 | {1 - 2**-0.5:.0%}, {1 - 2**-0.5:.0%} |"
+
+
+def test_savings_are_of_scratchs_best_seed_and_of_its_mean() -> None:
+    def record(method: str, seed: int, half: float, whole: float) -> dict[str, Any]:
+        losses = ((HALF, half), (WHOLE, whole))
+        finals = {f"{share * TRACK.total:g}": {"choose": loss, "report": loss} for share, loss in losses}
+        names = {"method": method, "seed": seed, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False, "fit": 0.0}
+        return names | {"finals": finals, "curve": [[0, 9.0], [0.75 * TRACK.total, whole], [TRACK.total, whole]]}
+
+    grown = next(iter(METHODS))
+    rows = rows_of(TRACK, [record(SCRATCH, 0, 3, 2), record(SCRATCH, 1, 3.4, 2.4), record(grown, 0, 3, 1.8)])
+    (row,) = (row for row in rows if row.method == grown)
+    assert row.saved == pytest.approx([1 - 2 ** -(0.2 / 1.2)]), "a sixth of the way back to half of the budget"
+    assert row.of_mean == pytest.approx([1 - 2 ** -(0.4 / 1.2)])
+    assert row.sunk == pytest.approx([row.saved[0] + TRACK.source])
+    assert row.crossed == 0.75
+    (scratch,) = (row for row in rows if row.method == SCRATCH)
+    assert scratch.saved == scratch.of_mean == (), "it saves nothing of itself"
 
 
 def test_where_no_layers_grow_no_start_is_there_twice() -> None:
@@ -230,7 +242,7 @@ def test_where_no_layers_grow_no_start_is_there_twice() -> None:
     assert {"even copies + stack", "zero_pad + identity", "LiGO, not fitted", "LiGO, 60 steps"} <= set(kept)
 
 
-@pytest.mark.parametrize("track", TRACKS.values(), ids=TRACKS)
+@pytest.mark.parametrize("track", [*TRACKS.values(), TRACK.scaled(3)], ids=lambda track: track.name)
 def test_steps_cost_what_torch_counts(track: Track, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "part.txt").write_text("text " * 2000)

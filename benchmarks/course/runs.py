@@ -99,21 +99,20 @@ def _small(run: Run, place: Place, data: Data) -> dict[str, Any]:
     model = _model(task, place)
     cost = _step_flops(task, model, track) / step
     weights = _drawn(model, SMALL_SEED + run.seed)
-    found: dict[str, Any] = {}
+    runner = _runner(model, weights, data, run, track, track.warmup, "small")
     if not run.totals:
         whole = budget(track.source * track.total, 0, cost, track.warmup)
         assert whole is not None, "sources are trained for more than the warm-up"
-        trunk = _runner(model, weights, data, run, track, track.warmup, "small")
-        trunk.advance(whole.steps)
-        _keep(model, trunk.weights, place.source(run.seed, decayed=False))
-        decayed = _runner(model, weights, data, run, track, track.warmup, "small")
-        finals = decayed.run([whole]).finals[whole.total]
-        _keep(model, decayed.weights, place.source(run.seed, decayed=True))
-        found = {"source": {"trunk": trunk.measure(), "decayed": finals}}
+        runner.advance(whole.decay_from)
+        with runner.aside():
+            runner.advance(whole.steps)
+            _keep(model, runner.weights, place.source(run.seed, decayed=False))
+            trunk = runner.measure()
+        finals = runner.run([whole]).finals[whole.total]
+        _keep(model, runner.weights, place.source(run.seed, decayed=True))
+        found = {"source": {"trunk": trunk, "decayed": finals}}
         return _record(run, Course(), cost=cost, spent=0.0, fit=0.0) | found
-    course = _runner(model, weights, data, run, track, track.warmup, "small").run(
-        _budgets(run, track, 0, cost, track.warmup)
-    )
+    course = runner.run(_budgets(run, track, 0, cost, track.warmup))
     return _record(run, course, cost=cost, spent=0.0, fit=0.0)
 
 

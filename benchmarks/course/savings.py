@@ -28,9 +28,10 @@ class Row:
         rate: The learning rate that was chosen.
         losses: At the whole budget, on the part to report, a seed each.
         accuracies: The same, where classes are told.
-        saved: Share of a tuned scratch run that it takes less to the same loss, source counted, a seed each; None where
-            that is not reached, or was reached before the smallest budget that was measured.
+        saved: Share that it takes less to the loss of scratch's best seed, source counted; of each seed that reaches
+            it, and not before the smallest budget that was measured.
         sunk: The same with the source not counted.
+        of_mean: As ``saved``, to the mean loss of scratch's seeds.
         fit: What the fit cost, in steps of the large model.
         crossed: Share of scratch's FLOPs at which its curve first was at scratch's last loss, in the mean.
         early: Whether scratch's loss was reached before the smallest budget, on some seed.
@@ -43,6 +44,7 @@ class Row:
     accuracies: tuple[float, ...]
     saved: tuple[float, ...]
     sunk: tuple[float, ...]
+    of_mean: tuple[float, ...]
     fit: float
     crossed: float | None
     early: bool
@@ -63,10 +65,9 @@ def final_records(records: Sequence[Record], method: str, *, decayed: bool = Fal
 
     That is the rate with the most seeds: the others were tried on one. With one seed it is the best of them.
     """
-    wanted = (WHOLE,) if method == SMALL or decayed else MEASURED
     by_rate: dict[float, dict[int, Record]] = {}
     for record in records:
-        if record["method"] == method and record["decayed"] == decayed and tuple(record["totals"]) == wanted:
+        if record["method"] == method and record["decayed"] == decayed and tuple(record["totals"]) == MEASURED:
             by_rate.setdefault(record["rate"], {})[record["seed"]] = record
     if not by_rate:
         return []
@@ -77,22 +78,26 @@ def final_records(records: Sequence[Record], method: str, *, decayed: bool = Fal
 def rows_of(track: Track, records: Sequence[Record]) -> list[Row]:
     """All methods that have been run to the whole budget, best first.
 
-    What is saved is counted against the best of scratch's seeds, so that a seed that fails flatters nobody.
+    What is saved is counted against the best of scratch's seeds, so that a seed that fails flatters nobody, and against
+    their mean, so that a lucky one does not hide what is there.
     """
-    scratch = min(final_records(records, SCRATCH), key=lambda run: loss_at(track, run, WHOLE))
-    target, glance = loss_at(track, scratch, WHOLE), scratch["curve"][-1][1]
+    scratch = sorted(final_records(records, SCRATCH), key=lambda run: loss_at(track, run, WHOLE))
+    targets, glance = [loss_at(track, run, WHOLE) for run in scratch], scratch[0]["curve"][-1][1]
     rows = []
     for method in (SCRATCH, SMALL, *METHODS):
         for decayed in (False, True):
             runs = final_records(records, method, decayed=decayed)
             if runs:
-                rows.append(_row(track, method, decayed, runs, target, glance))
+                rows.append(_row(track, method, decayed, runs, targets, glance))
     return sorted(rows, key=lambda row: row.loss)
 
 
-def _row(track: Track, method: str, decayed: bool, runs: Sequence[Record], target: float, glance: float) -> Row:
+def _row(
+    track: Track, method: str, decayed: bool, runs: Sequence[Record], targets: Sequence[float], glance: float
+) -> Row:
     source = 0.0 if method in (SCRATCH, SMALL) else track.source
-    reached = [one for run in runs if method != SCRATCH and (one := reached_at(track, run, target)) is not None]
+    target = min(targets)
+    saved, of_mean = (_saved(track, method, runs, loss) for loss in (target, mean(targets)))
     crossed = [one for run in runs if (one := _crossed(track, run, glance)) is not None]
     whole = f"{track.total:g}"
     return Row(
@@ -101,12 +106,18 @@ def _row(track: Track, method: str, decayed: bool, runs: Sequence[Record], targe
         runs[0]["rate"],
         tuple(loss_at(track, run, WHOLE) for run in runs),
         tuple(run["finals"][whole]["report_accuracy"] for run in runs if "report_accuracy" in run["finals"][whole]),
-        tuple(1 - share for share in reached),
-        tuple(1 - share + source for share in reached),
+        saved,
+        tuple(share + source for share in saved),
+        of_mean,
         runs[0]["fit"],
         mean(crossed) if len(crossed) == len(runs) else None,
-        any(loss_at(track, run, HALF) <= target for run in runs if len(run["totals"]) > 1),
+        any(loss_at(track, run, HALF) <= target for run in runs),
     )
+
+
+def _saved(track: Track, method: str, runs: Sequence[Record], target: float) -> tuple[float, ...]:
+    reached = [] if method == SCRATCH else [reached_at(track, run, target) for run in runs]
+    return tuple(1 - share for share in reached if share is not None)
 
 
 def loss_at(track: Track, record: Record, share: float, part: str = "report") -> float:

@@ -52,9 +52,11 @@ def course(
     grown = [scratch * share for share in GROWN]
     do([Run(method, 0, rate, (HALF,)) for method in methods for rate in grown])
     chosen = {method: best(do([]), method, grown, (HALF,)) for method in methods}
-    last = [Run(SMALL, seed, small, (WHOLE,)) for seed in everyone]  # the longest first
+    last = [Run(SMALL, seed, small, (HALF, WHOLE)) for seed in everyone]  # the longest first
     last += [Run(method, seed, chosen[method], (HALF, WHOLE)) for seed in everyone for method in methods]
-    return do(last + [Run(method, seed, chosen[method], (WHOLE,), True) for seed in everyone for method in decayed])
+    return do(
+        last + [Run(method, seed, chosen[method], (HALF, WHOLE), True) for seed in everyone for method in decayed]
+    )
 
 
 def tuned(do: Do, method: str, rates: Sequence[float], totals: tuple[float, ...], extensions: int) -> float:

@@ -37,14 +37,17 @@ def _head(track: Track, records: Sequence[Record]) -> str:
 def _main(track: Track, rows: Sequence[Row]) -> Iterator[str]:
     accurate = any(row.accuracies for row in rows)
     yield (
-        "| start | rate | final loss, mean ± sd | " + "accuracy | " * accurate + "whole run saved | source sunk | fit |"
+        "| start | rate | final loss, mean ± sd | "
+        + "accuracy | " * accurate
+        + "whole run saved | source sunk | of scratch's mean | curve crosses at | fit |"
     )
-    yield "|---|---|---|" + "---|" * accurate + "---|---|---|"
+    yield "|---|---|---|" + "---|" * accurate + "---|---|---|---|---|"
     for row in rows:
         name = row.method + (", decayed source" if row.decayed else "")
         cells = [name, f"{row.rate:g}", f"{row.loss:.4f}{_spread(row.losses)}"]
         cells += [f"{mean(row.accuracies):.1%}"] if row.accuracies else ["-"] * accurate
-        cells += [_saved(row, row.saved), _saved(row, row.sunk), f"{row.fit:.0f}" if row.fit else ""]
+        cells += [_saved(row, shares) for shares in (row.saved, row.sunk, row.of_mean)]
+        cells += ["" if row.crossed is None else f"{row.crossed:.0%}", f"{row.fit:.0f}" if row.fit else ""]
         yield f"| {' | '.join(cells)} |"
 
 

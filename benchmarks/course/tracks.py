@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Objective = Literal["masked_lm", "causal_lm", "image_classification"]
+
+WIDTHS = ("hidden_size", "intermediate_size", "head_dim")
+"""What a larger scale multiplies; heads stay as many, and get wider."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Track:
         warmup: Steps of linear warm-up from scratch.
         rewarmup: The same after growth.
         fit_rate: LiGO's learning rate; post-norm models bear less.
+        methods: The ways to grow that are run, by name; None for all.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Track:
     rewarmup: int = 20
     fit_rate: float = 1e-2
     weight_decay: float = 0.1
+    methods: tuple[str, ...] | None = None
 
     @property
     def deeper(self) -> bool:
@@ -55,6 +61,27 @@ class Track:
         share = total / self.total
         warmup, rewarmup = (max(2, int(steps * share)) for steps in (self.warmup, self.rewarmup))
         return replace(self, total=total, warmup=warmup, rewarmup=rewarmup)
+
+    def scaled(self, factor: int) -> Track:
+        """The same with models so many times as wide, and as many times the steps and the batch: tokens by the square.
+
+        Rates and initial weights follow the width, as far as can be told beforehand: rates are tuned anyway.
+        """
+        config, target = (
+            {key: value * factor if key in WIDTHS else value for key, value in sizes.items()}
+            for sizes in (self.config, self.target)
+        )
+        if "initializer_range" in config:
+            config["initializer_range"] /= math.sqrt(factor)
+        larger = self.shortened(self.total * factor)
+        return replace(
+            larger,
+            name=f"{self.name}-x{factor}",
+            config=config,
+            target=target,
+            batch_size=self.batch_size * factor,
+            rates=tuple(rate / factor for rate in self.rates),
+        )
 
 
 BERT = Track(
@@ -120,6 +147,21 @@ LLAMA = Track(
     rates=(4e-3, 8e-3, 1.6e-2),
 )
 
+LLAMA_TWICE = replace(
+    LLAMA,
+    name="llama-twice",
+    title=f"{LLAMA.title}; twice the budget, growth at the same place",
+    total=2 * LLAMA.total,
+    source=LLAMA.source / 2,
+    methods=(
+        "noisy copies + stack",
+        "zero_pad + stack",
+        "LiGO, not fitted",
+        "LiGO, 20 steps",
+        "zero_pad + stack, together",
+    ),
+)
+
 DEIT = Track(
     name="deit",
     title="DeiT on scikit-learn's digits, width ×2",
@@ -148,4 +190,4 @@ DEIT = Track(
     rewarmup=10,
 )
 
-TRACKS = {track.name: track for track in (BERT, LLAMA, DEIT)}
+TRACKS = {track.name: track for track in (BERT, LLAMA, LLAMA_TWICE, DEIT)}

@@ -6,8 +6,10 @@ One trunk so gives a model's loss at several budgets, each at the end of a sched
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -101,14 +103,20 @@ class Runner:
         course.curve.append((0, self.glance()))
         for budget in budgets:
             self._steps(budget.decay_from, course, every)
-            kept = None if budget is last else self._copy()
-            self._steps(budget.steps, course, every if budget is last else 0, budget)
+            with contextlib.nullcontext() if budget is last else self.aside():
+                self._steps(budget.steps, course, every if budget is last else 0, budget)
+                if course.diverged is None:
+                    course.finals[budget.total] = self.measure()
             if course.diverged is not None:
-                return course
-            course.finals[budget.total] = self.measure()
-            if kept is not None:
-                self._restore(kept)
+                break
         return course
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Whatever is done within is undone afterwards."""
+        kept = self._copy()
+        yield
+        self._restore(kept)
 
     def advance(self, steps: int) -> None:
         """Train at the constant rate until so many steps are done."""
