@@ -3,6 +3,7 @@
     python benchmarks/savings.py llama            one track, about an hour on two cores
     python benchmarks/savings.py llama --scale 4 --device cuda    the same track four times as wide, on a GPU
     python benchmarks/savings.py --quick llama    a few steps of everything: for its working, not for its numbers
+    python benchmarks/savings.py llama --compare  what `ligo compare` chooses on a track that has been run
     python benchmarks/savings.py --show           tables and plots from the results that are there
 
 Rules, tracks and what came out: docs/savings.md. Results are in benchmarks/results/, a line of JSON a run; a track that
@@ -16,6 +17,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -24,10 +26,12 @@ from typing import Any
 from rich.progress import Progress
 
 from course.asides import against_base
+from course.choosing import chosen, judged
 from course.data import prepare_corpus
-from course.methods import SMALL, methods_for
+from course.methods import SCRATCH, SMALL, methods_for
 from course.plots import plot
 from course.runs import Place, Run, execute
+from course.savings import final_records
 from course.stages import EXTENSIONS, Results, course
 from course.tables import tables
 from course.tracks import TRACKS, Track
@@ -46,6 +50,9 @@ DECAYED = (
     "zero_pad + stack, 20 steps",
 )
 """What is grown from a decayed small model too."""
+
+CHOSEN_AFTER = (0.2, 0.1)
+"""Shares of the budget that ``ligo compare`` is given."""
 
 QUICK_STEPS = 40
 QUICK_METHODS = ("even copies + stack", "LiGO, not fitted", "LiGO, 20 steps", "zero_pad + stack, together")
@@ -96,7 +103,7 @@ def race(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -
     """Make all runs of a track that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     prepare_corpus(OUT / "corpus")
-    methods = QUICK_METHODS if asked.quick else track.methods or methods_for(track.deeper)
+    methods = methods_of(track, asked)
     place = Place(track, folder, OUT / "corpus", asked.device)
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         do = Bench(place, results, pool).do
@@ -104,10 +111,37 @@ def race(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -
         course(do, track.rates, methods, decayed, asked.seeds, extensions=0 if asked.quick else EXTENSIONS)
 
 
+def methods_of(track: Track, asked: argparse.Namespace) -> tuple[str, ...]:
+    """The ways to grow that are run."""
+    return QUICK_METHODS if asked.quick else track.methods or methods_for(track.deeper)
+
+
+def choose(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -> None:
+    """Have ``ligo compare`` choose for every seed, for a fifth of the budget and a tenth of it."""
+    place, path = Place(track, folder, OUT / "corpus", asked.device), compared_in(results)
+    scratch = final_records(read(results), SCRATCH)
+    if not scratch or not all(place.source(seed, decayed=False).exists() for seed in range(asked.seeds)):
+        sys.exit(f"run the track first: its learning rates and small models are needed ({results}, {folder})")
+    rate = scratch[0]["rate"]
+    methods = methods_of(track, asked)
+    there = {(one["seed"], one["share"]) for one in read(path)}
+    cases = [(seed, share) for share in CHOSEN_AFTER for seed in range(asked.seeds) if (seed, share) not in there]
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(chosen, place, seed, rate, share, methods) for seed, share in cases]):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(done.result()) + "\n")
+
+
+def compared_in(results: Path) -> Path:
+    """Beside a track's results, what was chosen."""
+    return results.with_name(f"{results.stem}-compare.jsonl")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("track", choices=list(TRACKS), nargs="?")
     parser.add_argument("--show", action="store_true")
+    parser.add_argument("--compare", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seeds", type=int, default=3)
@@ -126,8 +160,11 @@ def main() -> None:
     if asked.quick:
         shutil.rmtree(folder, ignore_errors=True)
     results = (folder if asked.quick else asked.results) / f"{track.name}.jsonl"
-    race(track, folder, results, asked)
-    print(tables(track, read(results)))
+    if not asked.compare:
+        race(track, folder, results, asked)
+    if asked.compare or asked.quick:
+        choose(track, folder, results, asked)
+    print(tables(track, read(results)), *judged(track, read(results), read(compared_in(results))), sep="\n")
 
 
 def show() -> None:
@@ -135,7 +172,9 @@ def show() -> None:
     for name, track in TRACKS.items():
         records = read(RESULTS / f"{name}.jsonl")
         if records:
-            print(tables(track, records))
+            print(
+                tables(track, records), *judged(track, records, read(compared_in(RESULTS / f"{name}.jsonl"))), sep="\n"
+            )
             plot(track, records, HERE.parent / "docs" / f"savings-{name}.png")
     print("### Eight seeds of the log\n", *against_base(read(RESULTS / "experiments.jsonl")), sep="\n")
 

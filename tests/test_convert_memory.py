@@ -22,17 +22,17 @@ pytest.importorskip("msgpack")
 
 MIB = 1 << 20
 
-BOUND = 512 * MIB
+BOUND = 256 * MIB
 """Bytes above the interpreter with all that it imports, and beside three of the largest tensor."""
 
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 1280,
-    "intermediate_size": 3840,
-    "num_hidden_layers": 21,
-    "num_attention_heads": 10,
-    "num_key_value_heads": 10,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
     "vocab_size": 64,
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course.asides import BASE, against_base
+from course.choosing import asked, judged
 from course.data import Text
 from course.lag import choices, curve_at
 from course.learned import LookAhead, Together, grown, pulled_back
@@ -232,6 +233,19 @@ def test_savings_are_of_scratchs_best_seed_and_of_its_mean() -> None:
     assert row.crossed == 0.75
     (scratch,) = (row for row in rows if row.method == SCRATCH)
     assert scratch.saved == scratch.of_mean == (), "it saves nothing of itself"
+
+
+def test_what_compare_picks_is_held_to_the_best_of_its_candidates() -> None:
+    plannable = [method.name for method in asked(TRACK, tuple(METHODS))]
+    assert "LiGO, 20 steps" in plannable
+    assert not {"LiGO, published warm-up", "zero_pad + stack, together", "zero_pad + stack, look-ahead"} & {*plannable}
+    records = []
+    for method, end in (("net2net + stack", 3.0), ("zero_pad + stack", 2.5), ("LiGO, not fitted", 2.0)):
+        names = {"method": method, "seed": 1, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False}
+        records.append(names | {"finals": {f"{TRACK.total:g}": {"choose": end, "report": end}}})
+    order = [["zero_pad + stack", 4.0], ["net2net + stack", 5.0]]
+    *_, row = judged(TRACK, records, [{"seed": 1, "share": 0.2, "steps": 280, "order": order}])
+    assert row == "| 1 | 280 | zero_pad + stack | 0.0000 | zero_pad + stack |", "what was no candidate does not count"
 
 
 def test_where_no_layers_grow_no_start_is_there_twice() -> None:

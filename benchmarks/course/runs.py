@@ -185,21 +185,9 @@ def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
     """What a plan with this start would work on."""
     track = place.track
     images = track.objective == "image_classification"
-    data: dict[str, Any] = {"path": "*.txt", "tokenizer": "bytes", "seq_len": track.seq_len}
-    if images:
-        data = {"kind": "images", "path": "digits.npz"}
-    data["batch_size"] = track.batch_size
-    plan = {
-        "spec": "ligo/plan/1",
-        "source": "small",
-        "target": dict(track.target),
-        "operator": method.choice(track.deeper).model_dump(mode="json", exclude_none=True),
-        "compare": {"objective": track.objective, "data": data, "device": place.device},
-        "output": "grown",
-    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.yaml"
-        path.write_text(json.dumps(plan))
+        path.write_text(json.dumps(plan_for(place, method, {})))
         if images:  # the fit is given the track's own batches; the plan names what they are drawn from
             write_digits(Path(folder) / "digits.npz")
         job = load_job(path, source=source, data=() if images else [place.corpus / "train" / "*.txt"])
@@ -209,6 +197,23 @@ def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
     if method.published_warmup:
         task = replace(task, options=task.options.model_copy(update={"warmup_steps": PUBLISHED_WARMUP}))
     return task
+
+
+def plan_for(place: Place, method: Method, compare: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan of a track, with a start of its own, to be compared with others on the track's data."""
+    track = place.track
+    data: dict[str, Any] = {"path": "*.txt", "tokenizer": "bytes", "seq_len": track.seq_len}
+    if track.objective == "image_classification":
+        data = {"kind": "images", "path": "digits.npz"}
+    data["batch_size"] = track.batch_size
+    return {
+        "spec": "ligo/plan/1",
+        "source": "small",
+        "target": dict(track.target),
+        "operator": method.choice(track.deeper).model_dump(mode="json", exclude_none=True),
+        "compare": {"objective": track.objective, "data": data, "device": place.device, **compare},
+        "output": "grown",
+    }
 
 
 def _blank(place: Place, seed: int) -> Path:

@@ -1,0 +1,76 @@
+"""Does ``ligo compare`` choose well? It gets a track's small model and text; its pick is held to the end's best."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ligo_spec
+from course.data import write_digits
+from course.methods import METHODS, Method
+from course.runs import Place, plan_for
+from course.savings import Record, final_records, loss_at
+from course.stages import GROWN, WHOLE
+from course.tracks import Track
+
+HELDOUT_BATCHES = 16
+
+
+def asked(track: Track, methods: Sequence[str]) -> list[Method]:
+    """Those of some methods that a plan can say."""
+    found = [METHODS[name] for name in methods]
+    return [one for one in found if not one.published_warmup and one.together is None and one.ahead is None]
+
+
+def chosen(place: Place, seed: int, rate: float, share: float, methods: Sequence[str]) -> dict[str, Any]:
+    """What ``ligo compare`` says of the small model of a seed.
+
+    Args:
+        place: The track and its places; the small model is there.
+        seed: Its number, and the plan's.
+        rate: Scratch's; the same shares of it are tried as the benchmark tries.
+        share: Of the track's budget, that every candidate is trained for.
+        methods: The candidates, by name.
+    """
+    track = place.track
+    steps = round(share * track.total)
+    candidates = []
+    for method in asked(track, methods):
+        fit = method.candidate(track.fit_rate)
+        said = method.choice(track.deeper).model_dump(mode="json", exclude_none=True) | {"name": method.name}
+        candidates.append(said | ({} if fit is None else {"fit": fit.model_dump(mode="json", exclude_unset=True)}))
+    compare = {
+        "budget": {"steps": steps},
+        "learning_rates": [rate * part for part in GROWN],
+        "warmup_steps": track.rewarmup,
+        "heldout_batches": HELDOUT_BATCHES,
+        "candidates": candidates,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan.yaml"
+        plan.write_text(json.dumps(plan_for(place, METHODS[candidates[0]["name"]], compare) | {"seed": seed}))
+        images = track.objective == "image_classification"
+        if images:
+            write_digits(Path(folder) / "digits.npz")
+        data = () if images else [place.corpus / "train" / "*.txt"]
+        found = ligo_spec.compare(plan, source=place.source(seed, decayed=False), data=data)
+    order = [[row.name, row.reported] for row in found.rows if row.status == "ranked"]
+    return {"seed": seed, "share": share, "steps": steps, "order": order, "notes": list(found.notes)}
+
+
+def judged(track: Track, records: Sequence[Record], choices: Sequence[Record]) -> Iterator[str]:
+    """What was chosen, and how its loss at the whole budget compares with the best of the candidates'."""
+    yield "| seed | steps of `ligo compare` | chosen | its final loss above the best candidate's | the best |"
+    yield "|---|---|---|---|---|"
+    for choice in choices:
+        finals = {}
+        for name, _ in choice["order"]:
+            for run in final_records(records, name):
+                if run["seed"] == choice["seed"]:
+                    finals[name] = loss_at(track, run, WHOLE)
+        (winner, _), best = choice["order"][0], min(finals, key=lambda name: finals[name])
+        gap = f"{finals[winner] - finals[best]:.4f}"
+        yield f"| {choice['seed']} | {choice['steps']} | {winner} | {gap} | {best} |"
