@@ -31,9 +31,9 @@ from course.data import prepare_corpus
 from course.methods import SCRATCH, SMALL, methods_for
 from course.plots import plot
 from course.runs import Place, Run, execute
-from course.savings import final_records
+from course.savings import final_records, rows_of
 from course.stages import EXTENSIONS, Results, course
-from course.tables import tables
+from course.tables import main_table, tables
 from course.tracks import TRACKS, Track
 
 HERE = Path(__file__).resolve().parent
@@ -176,7 +176,10 @@ def show() -> None:
                 tables(track, records), *judged(track, records, read(compared_in(RESULTS / f"{name}.jsonl"))), sep="\n"
             )
             plot(track, records, HERE.parent / "docs" / f"savings-{name}.png")
-    print("### Eight seeds of the log\n", *against_base(read(RESULTS / "experiments.jsonl")), sep="\n")
+    llama = read(RESULTS / "llama.jsonl")
+    scratch, faster = [one for one in llama if one["method"] == SCRATCH], read(RESULTS / "llama-fit-1e-2.jsonl")
+    print("### LiGO fitted at 1e-2\n", *main_table(rows_of(TRACKS["llama"], [*scratch, *faster])), sep="\n")
+    print("\n### Eight seeds of the log\n", *against_base(read(RESULTS / "experiments.jsonl")), sep="\n")
 
 
 if __name__ == "__main__":

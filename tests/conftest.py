@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.effort import IN_CI, PROFILE
+
 # Read when these libraries are imported, so they are set before any test module is. No test asks a hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads of torch would wait for each other
 
-IN_CI = bool(os.environ.get("CI"))
-
 settings.register_profile("dev", max_examples=25, deadline=None)
-settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI else "dev"))
+settings.register_profile("ci", max_examples=10, deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(PROFILE)
 
 
 @pytest.fixture(scope="session")

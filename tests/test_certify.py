@@ -19,6 +19,7 @@ from ligo_spec.methods import build_operator
 from ligo_spec.operator import Growth, Operator, Term, every
 from ligo_spec.plan import OperatorChoice
 from ligo_spec.testing import random_small
+from tests.effort import examples
 from tests.family_table import ROWS
 from tests.forward import difference, present
 
@@ -128,7 +129,7 @@ LOSSLESS = [("bert", "hypercloning"), ("gpt2", "hypercloning"), ("llama", "hyper
 
 @pytest.mark.parametrize(("family", "method"), LOSSLESS)
 @given(data=st.data())
-@settings(suppress_health_check=SLOW, max_examples=20)
+@settings(suppress_health_check=SLOW, max_examples=examples(20))
 def test_any_one_map_perturbed_is_seen_by_both(family: str, method: str, data: st.DataObject) -> None:
     """One entry of any one map changed: the certificate says what the forward pass says.
 

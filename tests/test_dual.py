@@ -22,6 +22,7 @@ from ligo_spec.numpy_backend import NumpyBackend
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.recipe import run
 from ligo_spec.testing import DrawnGrowth, architectures, growths, maps, operators, random_small, targets
+from tests.effort import examples
 from tests.family_table import ROWS
 from tests.forward import gradients, present
 from tests.test_certify import CONFIGS, growth_of, operator_of
@@ -77,7 +78,7 @@ def test_padding_maps_every_gradient_that_the_small_model_knows(free: str, tied:
 
 
 @pytest.mark.parametrize("family", ROWS)
-@settings(suppress_health_check=QUIET, max_examples=5)
+@settings(suppress_health_check=QUIET, max_examples=examples(5))
 @given(data=st.data())
 def test_copies_of_everything_map_gradients_of_every_family(family: str, data: st.DataObject) -> None:
     """Norms after and before the branches, of heads, LayerScale, multipliers, grouped heads: exact, and not in part.
@@ -112,7 +113,7 @@ def shared_alike(growth: Growth) -> bool:
 
 
 @pytest.mark.parametrize("family", ROWS)
-@settings(suppress_health_check=QUIET, max_examples=8)
+@settings(suppress_health_check=QUIET, max_examples=examples(8))
 @given(data=st.data())
 def test_what_is_said_to_be_exact_is(family: str, data: st.DataObject) -> None:
     """Any lossless width: wherever the dual claims a row, autograd finds it."""

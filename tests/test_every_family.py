@@ -22,6 +22,7 @@ from ligo_spec.methods.hypercloning import HyperCloning
 from ligo_spec.operator import Growth, Operator
 from ligo_spec.plan import OperatorChoice
 from ligo_spec.testing import DrawnGrowth, architectures, growths, random_small
+from tests.effort import examples
 from tests.family_table import ROWS
 from tests.forward import difference
 from tests.models import problems_of_loading
@@ -46,7 +47,7 @@ def drawn_config(data: st.DataObject, family: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("family", "class_name"), CLASSES)
-@settings(max_examples=4, suppress_health_check=QUIET)
+@settings(max_examples=examples(4), suppress_health_check=QUIET)
 @given(data=st.data())
 def test_what_is_read_is_written_bit_for_bit(family: str, class_name: str, data: st.DataObject) -> None:
     """Proof 1: a file of any class, at any sizes, tied or not: read, canonical, written, no bit changed, none left."""
@@ -65,7 +66,7 @@ def test_what_is_read_is_written_bit_for_bit(family: str, class_name: str, data:
 
 
 @pytest.mark.parametrize(("family", "class_name"), CLASSES)
-@settings(max_examples=3, suppress_health_check=QUIET)
+@settings(max_examples=examples(3), suppress_health_check=QUIET)
 @given(data=st.data())
 def test_grown_models_load(family: str, class_name: str, data: st.DataObject) -> None:
     """Proof 2: the class finds every tensor, none too many, all of its own shapes; the config has the new sizes."""
@@ -158,7 +159,7 @@ SILENT = [{"method": "zero_layers"}, *({"method": "identity", "place": place} fo
 
 
 @pytest.mark.parametrize("family", ROWS)
-@settings(max_examples=8, suppress_health_check=QUIET)
+@settings(max_examples=examples(8), suppress_health_check=QUIET)
 @given(data=st.data())
 def test_layers_that_add_nothing_are_lossless(family: str, data: st.DataObject) -> None:
     """Identity blocks and layers of zeros, wherever norms stand before or after the branches: on paper and in fact."""

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import ligo_flax
 from ligo_flax import _leaf, _walk
 from ligo_spec.errors import InputError
+from tests.effort import examples
 from tests.flax_files import Array, chunked, extension, file_of, packed, values, write
 from tests.tiny_checkpoints import CONFIGS, arrays
 
@@ -192,7 +193,7 @@ def test_a_tree_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
     assert sorted(values(path)) == ["big", "layer.bias", "layer.weight"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=60), st.randoms(use_true_random=False))
 def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes, rng: random.Random) -> None:
     """Any bytes, and small changes to a good file: refused, or read to the shapes that the header says."""
@@ -290,7 +291,7 @@ def test_hostile_members_are_refused(tmp_path: Path, case: str, method: int) -> 
     refused(archive(tmp_path / "m.npz", (name, data), ("good.npy", npy(ONE)), method=method), message)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.sampled_from(["<f4", ">f4", "<f2", "|V2", "<i8", ">i2", "|u1", "|b1", "<f8"]),
     st.lists(st.integers(0, 3), max_size=3).map(tuple),
@@ -429,7 +430,7 @@ def test_directories_of_64_bits_are_read(tmp_path: Path, monkeypatch: pytest.Mon
         refused(path, r"0\.npy: is encrypted, .* or its entry is malformed")
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.randoms(use_true_random=False))
 def test_no_change_to_an_archive_crashes_the_reader(
     tmp_path_factory: pytest.TempPathFactory, rng: random.Random

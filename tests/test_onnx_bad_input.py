@@ -23,6 +23,7 @@ from ligo_onnx._wire import Wire
 from ligo_spec.errors import InputError
 from ligo_spec.family import load_family
 from ligo_spec.inputs import open_input
+from tests.effort import examples
 from tests.onnx_exports import Setting, exported_directory, model_of
 from tests.tiny_checkpoints import CONFIGS
 
@@ -87,7 +88,7 @@ def test_a_file_that_is_cut_off(good: Path) -> None:
         refused(good, r"byte|opset|not in the graph|cut off")
 
 
-@settings(max_examples=150, suppress_health_check=QUIET)
+@settings(max_examples=examples(150), suppress_health_check=QUIET)
 @given(data=st.data())
 def test_flipped_bits(made: Path, tmp_path: Path, data: st.DataObject) -> None:
     """Anywhere outside the values: read as something that binds, or refused; never a crash."""
@@ -107,7 +108,7 @@ def outside_values(path: Path) -> list[int]:
     return [byte for byte in range(path.stat().st_size) if byte not in values]
 
 
-@settings(max_examples=100, suppress_health_check=QUIET)
+@settings(max_examples=examples(100), suppress_health_check=QUIET)
 @given(data=st.data())
 def test_pieces_put_elsewhere(made: Path, tmp_path: Path, data: st.DataObject) -> None:
     """Pieces of the file doubled, left out or exchanged for others of it, and numbers put in."""
@@ -117,7 +118,7 @@ def test_pieces_put_elsewhere(made: Path, tmp_path: Path, data: st.DataObject) -
     spoilt(made, tmp_path, whole[: spans[0][0]] + filling + whole[spans[0][1] :])
 
 
-@settings(max_examples=100, suppress_health_check=QUIET)
+@settings(max_examples=examples(100), suppress_health_check=QUIET)
 @given(data=st.binary(max_size=200))
 def test_any_bytes(made: Path, tmp_path: Path, data: bytes) -> None:
     """No bytes at random are a model."""

@@ -20,6 +20,7 @@ from ligo_spec.family import load_family
 from ligo_spec.inputs import InputFile
 from ligo_spec.layout import bind
 from ligo_spec.testing import architectures
+from tests.effort import examples
 from tests.family_table import ROWS
 from tests.models import made
 from tests.onnx_exports import Setting, config_of, exported, exported_directory, in_files, model_of, wrong
@@ -77,7 +78,7 @@ SIX: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 @pytest.mark.parametrize("optimise", [True, False], ids=["folded", "plain"])
 @pytest.mark.parametrize("family", [name for name in ROWS if name not in NOT_EXPORTED])
-@settings(max_examples=2, suppress_health_check=QUIET)
+@settings(max_examples=examples(2), suppress_health_check=QUIET)
 @given(data=st.data())
 def test_every_family(family: str, optimise: bool, data: st.DataObject) -> None:
     """At any sizes and flags, square or not, tied or not: the file's tensors, or a refusal that says what is lost."""

@@ -35,6 +35,7 @@ from ligo_torch.text import Tokens
 from ligo_torch.token_files import read_token_files
 from ligo_torch.tokenizer import Ids, Tokenizer
 from ligo_torch.windows import Windows
+from tests.effort import examples
 
 torch.set_num_threads(1)  # test runs share the cores
 
@@ -81,7 +82,7 @@ def test_rows_of_ids_make_the_batches_of_one_file(tmp_path: Path, masking: float
 
 
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6), data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(25))
 def test_runs_are_those_of_the_joined_rows(tmp_path: Path, sizes: list[int], data: st.DataObject) -> None:
     """Wherever rows end, empty and missing ones too, and whichever part of them it is."""
     values = np.arange(sum(sizes))

@@ -29,6 +29,7 @@ pytest.importorskip("transformers")
 import torch
 
 from tests.cait import Cait
+from tests.effort import examples
 
 torch.set_num_threads(1)  # test runs share the cores; threads that wait for one another stall them all
 
@@ -126,7 +127,7 @@ LOSSLESS = [("t5", "hypercloning"), ("t5", "zero_pad"), ("whisper", "hyperclonin
 
 @pytest.mark.parametrize(("family", "method"), LOSSLESS)
 @given(data=st.data())
-@settings(suppress_health_check=SLOW, max_examples=30)
+@settings(suppress_health_check=SLOW, max_examples=examples(30))
 def test_any_one_map_perturbed_is_seen_by_both(family: str, method: str, data: st.DataObject) -> None:
     """One entry of any one map changed: the certificate says what the forward pass says."""
     flags = [flag.config for flag in load_family(family).flags.values() if flag.config and flag.equals is None]

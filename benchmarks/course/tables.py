@@ -17,7 +17,7 @@ CONTROL = "LiGO, not fitted"
 def tables(track: Track, records: Sequence[Record]) -> str:
     """Everything that a track has shown."""
     rows = rows_of(track, records)
-    parts = [_head(track, records), "\n".join(_main(track, rows)), "\n".join(_paired(track, records))]
+    parts = [_head(track, records), "\n".join(main_table(rows)), "\n".join(_paired(track, records))]
     parts += ["\n".join(_chosen(track, records)), "\n".join(_tuned(records))]
     return "\n\n".join(parts) + "\n"
 
@@ -34,7 +34,8 @@ def _head(track: Track, records: Sequence[Record]) -> str:
     )
 
 
-def _main(track: Track, rows: Sequence[Row]) -> Iterator[str]:
+def main_table(rows: Sequence[Row]) -> Iterator[str]:
+    """A line a start, as they come."""
     accurate = any(row.accuracies for row in rows)
     yield (
         "| start | rate | final loss, mean ± sd | "

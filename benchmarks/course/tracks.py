@@ -47,7 +47,7 @@ class Track:
     rates: tuple[float, ...]
     warmup: int = 100
     rewarmup: int = 20
-    fit_rate: float = 1e-2
+    fit_rate: float = 1e-3
     weight_decay: float = 0.1
     methods: tuple[str, ...] | None = None
 
@@ -109,7 +109,7 @@ BERT = Track(
     total=2400,
     source=0.15,
     rates=(4e-3, 8e-3, 1.6e-2),
-    fit_rate=5e-3,
+    fit_rate=1e-2,
 )
 
 LLAMA = Track(
