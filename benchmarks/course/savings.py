@@ -147,9 +147,10 @@ def paired(track: Track, records: Sequence[Record], method: str, other: str) -> 
 
 
 def tuning(records: Sequence[Record], method: str) -> Iterator[tuple[float, str, float]]:
-    """Every rate that a method was tried at: the rate, the budget, and the loss on the part to choose by."""
+    """Every rate that a method was tried at on the first seed: the rate, the budget, and the loss on the part to choose by."""
     for record in records:
-        if record["method"] == method and not record["decayed"] and tuple(record["totals"]) in ((HALF,), (HALF, WHOLE)):
+        first = record["method"] == method and record["seed"] == 0 and not record["decayed"]
+        if first and tuple(record["totals"]) in ((HALF,), MEASURED):
             for total, losses in record["finals"].items():
                 yield record["rate"], total, losses["choose"]
 
