@@ -147,7 +147,7 @@ def paired(track: Track, records: Sequence[Record], method: str, other: str) -> 
 
 
 def tuning(records: Sequence[Record], method: str) -> Iterator[tuple[float, str, float]]:
-    """Every rate that a method was tried at on the first seed: the rate, the budget, and the loss on the part to choose by."""
+    """What a method was tried at on the first seed: rate, budget, and the loss on the part to choose by."""
     for record in records:
         first = record["method"] == method and record["seed"] == 0 and not record["decayed"]
         if first and tuple(record["totals"]) in ((HALF,), MEASURED):
