@@ -217,7 +217,7 @@ def test_gaps_of_the_log_are_paired() -> None:
     assert list(against_base(records)) == ["| worse | +0.5000 ± 0.0000 |"]
 
 
-def test_savings_are_of_scratchs_best_seed_and_of_its_mean() -> None:
+def test_savings_are_of_scratchs_best_seed_and_of_the_same_one() -> None:
     def record(method: str, seed: int, half: float, whole: float) -> dict[str, Any]:
         losses = ((HALF, half), (WHOLE, whole))
         finals = {f"{share * TRACK.total:g}": {"choose": loss, "report": loss} for share, loss in losses}
@@ -225,14 +225,14 @@ def test_savings_are_of_scratchs_best_seed_and_of_its_mean() -> None:
         return names | {"finals": finals, "curve": [[0, 9.0], [0.75 * TRACK.total, whole], [TRACK.total, whole]]}
 
     grown = next(iter(METHODS))
-    rows = rows_of(TRACK, [record(SCRATCH, 0, 3, 2), record(SCRATCH, 1, 3.4, 2.4), record(grown, 0, 3, 1.8)])
+    rows = rows_of(TRACK, [record(SCRATCH, 0, 3, 2), record(SCRATCH, 1, 3.4, 2.4), record(grown, 1, 3, 1.8)])
     (row,) = (row for row in rows if row.method == grown)
     assert row.saved == pytest.approx([1 - 2 ** -(0.2 / 1.2)]), "a sixth of the way back to half of the budget"
-    assert row.of_mean == pytest.approx([1 - 2 ** -(0.4 / 1.2)])
+    assert row.of_own == pytest.approx([1 - 2 ** -(0.6 / 1.2)])
     assert row.sunk == pytest.approx([row.saved[0] + TRACK.source])
     assert row.crossed == 0.75
     (scratch,) = (row for row in rows if row.method == SCRATCH)
-    assert scratch.saved == scratch.of_mean == (), "it saves nothing of itself"
+    assert scratch.saved == scratch.of_own == (), "it saves nothing of itself"
 
 
 def test_what_compare_picks_is_held_to_the_best_of_its_candidates() -> None:

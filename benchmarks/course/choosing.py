@@ -63,6 +63,8 @@ def chosen(place: Place, seed: int, rate: float, share: float, methods: Sequence
 
 def judged(track: Track, records: Sequence[Record], choices: Sequence[Record]) -> Iterator[str]:
     """What was chosen, and how its loss at the whole budget compares with the best of the candidates'."""
+    if not choices:
+        return
     yield "| seed | steps of `ligo compare` | chosen | its final loss above the best candidate's | the best |"
     yield "|---|---|---|---|---|"
     for choice in choices:

@@ -31,7 +31,7 @@ class Row:
         saved: Share that it takes less to the loss of scratch's best seed, source counted; of each seed that reaches
             it, and not before the smallest budget that was measured.
         sunk: The same with the source not counted.
-        of_mean: As ``saved``, to the mean loss of scratch's seeds.
+        of_own: As ``saved``, to the loss of the scratch run of the same seed.
         fit: What the fit cost, in steps of the large model.
         crossed: Share of scratch's FLOPs at which its curve first was at scratch's last loss, in the mean.
         early: Whether scratch's loss was reached before the smallest budget, on some seed.
@@ -44,7 +44,7 @@ class Row:
     accuracies: tuple[float, ...]
     saved: tuple[float, ...]
     sunk: tuple[float, ...]
-    of_mean: tuple[float, ...]
+    of_own: tuple[float, ...]
     fit: float
     crossed: float | None
     early: bool
@@ -79,10 +79,10 @@ def rows_of(track: Track, records: Sequence[Record]) -> list[Row]:
     """All methods that have been run to the whole budget, best first.
 
     What is saved is counted against the best of scratch's seeds, so that a seed that fails flatters nobody, and against
-    their mean, so that a lucky one does not hide what is there.
+    the run of the same seed, which saw the same batches, so that a lucky one does not hide what is there.
     """
     scratch = sorted(final_records(records, SCRATCH), key=lambda run: loss_at(track, run, WHOLE))
-    targets, glance = [loss_at(track, run, WHOLE) for run in scratch], scratch[0]["curve"][-1][1]
+    targets, glance = {run["seed"]: loss_at(track, run, WHOLE) for run in scratch}, scratch[0]["curve"][-1][1]
     rows = []
     for method in (SCRATCH, SMALL, *METHODS):
         for decayed in (False, True):
@@ -93,11 +93,11 @@ def rows_of(track: Track, records: Sequence[Record]) -> list[Row]:
 
 
 def _row(
-    track: Track, method: str, decayed: bool, runs: Sequence[Record], targets: Sequence[float], glance: float
+    track: Track, method: str, decayed: bool, runs: Sequence[Record], targets: Mapping[int, float], glance: float
 ) -> Row:
     source = 0.0 if method in (SCRATCH, SMALL) else track.source
-    target = min(targets)
-    saved, of_mean = (_saved(track, method, runs, loss) for loss in (target, mean(targets)))
+    target = min(targets.values())
+    saved = _saved(track, method, runs, dict.fromkeys(targets, target))
     crossed = [one for run in runs if (one := _crossed(track, run, glance)) is not None]
     whole = f"{track.total:g}"
     return Row(
@@ -108,15 +108,16 @@ def _row(
         tuple(run["finals"][whole]["report_accuracy"] for run in runs if "report_accuracy" in run["finals"][whole]),
         saved,
         tuple(share + source for share in saved),
-        of_mean,
+        _saved(track, method, runs, targets),
         runs[0]["fit"],
         mean(crossed) if len(crossed) == len(runs) else None,
         any(loss_at(track, run, HALF) <= target for run in runs),
     )
 
 
-def _saved(track: Track, method: str, runs: Sequence[Record], target: float) -> tuple[float, ...]:
-    reached = [] if method == SCRATCH else [reached_at(track, run, target) for run in runs]
+def _saved(track: Track, method: str, runs: Sequence[Record], targets: Mapping[int, float]) -> tuple[float, ...]:
+    known = [] if method == SCRATCH else [run for run in runs if run["seed"] in targets]
+    reached = [reached_at(track, run, targets[run["seed"]]) for run in known]
     return tuple(1 - share for share in reached if share is not None)
 
 

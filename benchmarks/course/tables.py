@@ -40,14 +40,14 @@ def main_table(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         "| start | rate | final loss, mean ± sd | "
         + "accuracy | " * accurate
-        + "whole run saved | source sunk | of scratch's mean | curve crosses at | fit |"
+        + "whole run saved | source sunk | of the same seed's | curve crosses at | fit |"
     )
     yield "|---|---|---|" + "---|" * accurate + "---|---|---|---|---|"
     for row in rows:
         name = row.method + (", decayed source" if row.decayed else "")
         cells = [name, f"{row.rate:g}", f"{row.loss:.4f}{_spread(row.losses)}"]
         cells += [f"{mean(row.accuracies):.1%}"] if row.accuracies else ["-"] * accurate
-        cells += [_saved(row, shares) for shares in (row.saved, row.sunk, row.of_mean)]
+        cells += [_saved(row, shares) for shares in (row.saved, row.sunk, row.of_own)]
         cells += ["" if row.crossed is None else f"{row.crossed:.0%}", f"{row.fit:.0f}" if row.fit else ""]
         yield f"| {' | '.join(cells)} |"
 
