@@ -31,7 +31,7 @@ class Track:
             an edge.
         warmup: Steps of linear warm-up from scratch.
         rewarmup: The same after growth.
-        fit_rate: LiGO's learning rate; post-norm models bear less.
+        fit_rate: LiGO's learning rate, tuned for 20 steps (docs/experiments.md).
         methods: The ways to grow that are run, by name; None for all.
     """
 
