@@ -165,18 +165,22 @@ def main() -> None:
         race(track, folder, results, asked)
     if asked.compare or asked.quick:
         choose(track, folder, results, asked)
-    print(tables(track, read(results)), *judged(track, read(results), read(compared_in(results))), sep="\n")
+    print(shown(track, results))
+
+
+def shown(track: Track, results: Path) -> str:
+    """All tables of a track: its runs, and what was chosen."""
+    records = read(results)
+    return "\n".join([tables(track, records), *judged(track, records, read(compared_in(results)))])
 
 
 def show() -> None:
     """Print the tables of all tracks that have results, and draw their plots beside the document."""
     for name, track in TRACKS.items():
-        records = read(RESULTS / f"{name}.jsonl")
-        if records:
-            print(
-                tables(track, records), *judged(track, records, read(compared_in(RESULTS / f"{name}.jsonl"))), sep="\n"
-            )
-            plot(track, records, HERE.parent / "docs" / f"savings-{name}.png")
+        results = RESULTS / f"{name}.jsonl"
+        if results.exists():
+            print(shown(track, results))
+            plot(track, read(results), HERE.parent / "docs" / f"savings-{name}.png")
     llama = read(RESULTS / "llama.jsonl")
     scratch, faster = [one for one in llama if one["method"] == SCRATCH], read(RESULTS / "llama-fit-1e-2.jsonl")
     print("### LiGO fitted at 1e-2\n", *main_table(rows_of(TRACKS["llama"], [*scratch, *faster])), sep="\n")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ligo_spec
-from course.data import write_digits
 from course.methods import METHODS, Method
-from course.runs import Place, plan_for
+from course.runs import Place, plan_for, write_plan
 from course.savings import Record, final_records, loss_at
 from course.stages import GROWN, WHOLE
 from course.tracks import Track
@@ -50,13 +48,9 @@ def chosen(place: Place, seed: int, rate: float, share: float, methods: Sequence
         "candidates": candidates,
     }
     with tempfile.TemporaryDirectory() as folder:
-        plan = Path(folder) / "plan.yaml"
-        plan.write_text(json.dumps(plan_for(place, METHODS[candidates[0]["name"]], compare) | {"seed": seed}))
-        images = track.objective == "image_classification"
-        if images:
-            write_digits(Path(folder) / "digits.npz")
-        data = () if images else [place.corpus / "train" / "*.txt"]
-        found = ligo_spec.compare(plan, source=place.source(seed, decayed=False), data=data)
+        plan = plan_for(place, METHODS[candidates[0]["name"]], compare) | {"seed": seed}
+        path, data = write_plan(place, plan, Path(folder))
+        found = ligo_spec.compare(path, source=place.source(seed, decayed=False), data=data)
     order = [[row.name, row.reported] for row in found.rows if row.status == "ranked"]
     return {"seed": seed, "share": share, "steps": steps, "order": order, "notes": list(found.notes)}
 

@@ -184,13 +184,10 @@ def _runner(
 def _task(place: Place, method: Method, seed: int, source: Path) -> FitTask:
     """What a plan with this start would work on."""
     track = place.track
-    images = track.objective == "image_classification"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plan.yaml"
-        path.write_text(json.dumps(plan_for(place, method, {})))
-        if images:  # the fit is given the track's own batches; the plan names what they are drawn from
-            write_digits(Path(folder) / "digits.npz")
-        job = load_job(path, source=source, data=() if images else [place.corpus / "train" / "*.txt"])
+        # A fit is given the track's own batches; the plan names what they are drawn from.
+        path, data = write_plan(place, plan_for(place, method, {}), Path(folder))
+        job = load_job(path, source=source, data=data)
         small = open_small(job)
         start = Start(method.name, method.choice(track.deeper), method.candidate(track.fit_rate))
         task = task_of(job, small, growth_of(job, small.architecture), start, seed)
@@ -214,6 +211,16 @@ def plan_for(place: Place, method: Method, compare: Mapping[str, Any]) -> dict[s
         "compare": {"objective": track.objective, "data": data, "device": place.device, **compare},
         "output": "grown",
     }
+
+
+def write_plan(place: Place, plan: Mapping[str, Any], folder: Path) -> tuple[Path, list[Path]]:
+    """Write a plan, and its images where it has such: its file, and the text that is to be read instead of its own."""
+    path = folder / "plan.yaml"
+    path.write_text(json.dumps(plan))
+    if place.track.objective == "image_classification":
+        write_digits(folder / "digits.npz")
+        return path, []
+    return path, [place.corpus / "train" / "*.txt"]
 
 
 def _blank(place: Place, seed: int) -> Path:

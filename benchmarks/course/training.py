@@ -6,10 +6,9 @@ One trunk so gives a model's loss at several budgets, each at the end of a sched
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -103,7 +102,7 @@ class Runner:
         course.curve.append((0, self.glance()))
         for budget in budgets:
             self._steps(budget.decay_from, course, every)
-            with contextlib.nullcontext() if budget is last else self.aside():
+            with nullcontext() if budget is last else self.aside():
                 self._steps(budget.steps, course, every if budget is last else 0, budget)
                 if course.diverged is None:
                     course.finals[budget.total] = self.measure()
