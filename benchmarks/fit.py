@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -164,31 +165,55 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def timed(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of a step by way, of every round; the ways take turns.
+@dataclass(frozen=True)
+class Taken:
+    """What one step took.
 
-    On a CPU these are seconds of work, not of waiting for a core that others use.
+    Args:
+        seconds: On a CPU of work, not of waiting for a core that others use.
+        system: Those of them that the kernel took.
+        faults: Pages that it mapped.
     """
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    seconds: dict[str, list[float]] = {way: [] for way in steps}
+
+    seconds: float
+    system: float
+    faults: int
+
+
+def timed(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[Taken]]:
+    """What a step took by way, of every round; the ways take turns."""
+    taken: dict[str, list[Taken]] = {way: [] for way in steps}
     for number in range(rounds + 1):
         for way, step in steps.items():
-            synchronize(device)
-            start = clock()
-            step()
-            synchronize(device)
+            one = _taken(step, device)
             if number:  # the first one warms up
-                seconds[way].append(clock() - start)
-    return seconds
+                taken[way].append(one)
+    return taken
 
 
-def over_plain(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """What every way costs over the plain one: by the least times of both, and the median over rounds."""
-    plain, found = seconds["plain"], {}
+def _taken(step: Step, device: str) -> Taken:
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    synchronize(device)
+    before, start = resource.getrusage(resource.RUSAGE_SELF), clock()
+    step()
+    synchronize(device)
+    seconds, after = clock() - start, resource.getrusage(resource.RUSAGE_SELF)
+    return Taken(seconds, after.ru_stime - before.ru_stime, after.ru_minflt - before.ru_minflt)
+
+
+def over_plain(taken: dict[str, list[Taken]]) -> dict[str, Any]:
+    """What every way costs over the plain one: by the least times of both, and the median over rounds.
+
+    With it, medians of what the kernel did for a step of each way: where it is much, memory is given back and forth.
+    """
+    seconds = {way: [one.seconds for one in rounds] for way, rounds in taken.items()}
+    plain, found = seconds["plain"], dict[str, Any]()
     for way in seconds:
         if way != "plain":
             found[f"{way}_over_plain"] = min(seconds[way]) / min(plain)
             found[f"{way}_over_plain_median"] = median(a / b for a, b in zip(seconds[way], plain, strict=True))
+    found["page_faults"] = {way: median(one.faults for one in rounds) for way, rounds in taken.items()}
+    found["system_seconds"] = {way: median(one.system for one in rounds) for way, rounds in taken.items()}
     return found
 
 
@@ -250,9 +275,10 @@ def measured(config: dict[str, Any], cases: list[tuple[int, int]], asked: argpar
         for number, (tokens, parts) in enumerate(cases, 1):
             plan = plan_in(Path(name), config, tokens, parts, asked.device)
             ways = (*WAYS, *OPTIONS[asked.device]) if number == 1 else WAYS  # options cost a like share everywhere
-            seconds = timed({way: step_of(way, plan) for way in ways}, 2 if asked.quick else asked.rounds, asked.device)
-            row = {"tokens": tokens, "micro_batches": parts, "plain_seconds": min(seconds["plain"])}
-            rows.append(row | over_plain(seconds))
+            taken = timed({way: step_of(way, plan) for way in ways}, 2 if asked.quick else asked.rounds, asked.device)
+            plain = min(one.seconds for one in taken["plain"])
+            row = {"tokens": tokens, "micro_batches": parts, "plain_seconds": plain}
+            rows.append(row | over_plain(taken))
             print(rows[-1], file=sys.stderr)
         long = {**config, "n_positions": config["n_positions"] if asked.quick else LONG}
         place = Path(name) / "long"
