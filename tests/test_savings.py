@@ -143,9 +143,9 @@ class _Bench:
 @pytest.mark.parametrize(("best_rate", "tried"), [(2e-3, 3), (4e-3, 4), (8e-3, 5), (64e-3, 5)])
 def test_rates_are_tried_until_the_best_is_at_no_edge(best_rate: float, tried: int) -> None:
     bench = _Bench(best_rate)
-    found = tuned(bench.do, SCRATCH, (1e-3, 2e-3, 4e-3), (HALF, WHOLE), extensions=2)
-    assert found == pytest.approx(min(best_rate, 16e-3))
-    assert bench.made == tried
+    found = tuned(bench.do, [SCRATCH, SMALL], (1e-3, 2e-3, 4e-3), (HALF, WHOLE), extensions=2)
+    assert found == {method: pytest.approx(min(best_rate, 16e-3)) for method in (SCRATCH, SMALL)}
+    assert bench.made == 2 * tried
 
 
 def test_a_course_gives_every_method_the_same() -> None:
@@ -159,6 +159,7 @@ def test_a_course_gives_every_method_the_same() -> None:
             (1e-3, 0, (HALF,)),
             (2e-3, 0, (HALF,)),
             *((2e-3, seed, (HALF, WHOLE)) for seed in range(3)),
+            (4e-3, 0, (HALF,)),  # as the best one was at the edge
         ]
     assert [r["seed"] for r in results.values() if r["decayed"]] == [0, 1, 2]
     records = list(results.values())
@@ -168,6 +169,24 @@ def test_a_course_gives_every_method_the_same() -> None:
     assert [row.method for row in rows if row.method in methods and not row.decayed] == methods
     assert all(len(row.losses) == 3 for row in rows)
     assert f"| {SCRATCH} | 0.002 | 2.6100 ± 0.0100 (3 seeds) |" in tables(TRACK, records)
+
+
+def test_of_rates_with_as_many_seeds_the_tuned_one_counts() -> None:
+    bench = _Bench(2e-3)
+    bench.do([Run("m", 0, rate, (HALF,)) for rate in (2e-3, 4e-3)])
+    bench.do(
+        [
+            Run("m", seed, rate, (HALF, WHOLE), decayed)
+            for rate in (4e-3, 2e-3)
+            for seed in range(2)
+            for decayed in (False, True)
+        ]
+    )
+    for record in bench.results.values():
+        if tuple(record["totals"]) == (HALF, WHOLE) and record["rate"] == 4e-3:
+            record["finals"] = {total: {"choose": 0.0, "report": 0.0} for total in record["finals"]}
+    for decayed in (False, True):
+        assert [run["rate"] for run in final_records(list(bench.results.values()), "m", decayed=decayed)] == [2e-3] * 2
 
 
 def test_the_best_rate_is_chosen_on_the_part_to_choose_by() -> None:

@@ -63,15 +63,21 @@ class Row:
 def final_records(records: Sequence[Record], method: str, *, decayed: bool = False) -> list[Record]:
     """The runs of a method to the whole budget at the rate that was chosen, by seed.
 
-    That is the rate with the most seeds: the others were tried on one. With one seed it is the best of them.
+    That is the rate with the most seeds: the others were tried on one. Of several, as ranges of rates became wider, it
+    is the one that was best where rates are tried; with one seed, the best at the whole budget.
     """
     by_rate: dict[float, dict[int, Record]] = {}
+    tried: dict[float, float] = {}
     for record in records:
+        if record["method"] == method and tuple(record["totals"]) == (HALF,):
+            tried[record["rate"]] = last(record)
         if record["method"] == method and record["decayed"] == decayed and tuple(record["totals"]) == MEASURED:
             by_rate.setdefault(record["rate"], {})[record["seed"]] = record
     if not by_rate:
         return []
-    chosen = min(by_rate.values(), key=lambda runs: (-len(runs), last(runs[min(runs)])))
+    most = max(map(len, by_rate.values()))
+    rates = [rate for rate, runs in by_rate.items() if len(runs) == most]
+    chosen = by_rate[min(rates, key=lambda rate: (tried.get(rate, math.inf), last(by_rate[rate][min(by_rate[rate])])))]
     return [chosen[seed] for seed in sorted(chosen)]
 
 

@@ -1,7 +1,8 @@
 """Which runs a track takes, and in which order: each stage is chosen by what the one before it showed.
 
 Scratch and the small model alone are tuned first. Every way to grow gets the same number of learning rates, on one seed
-and at half of the budget; the best one by the part to choose by is then run on all seeds.
+and at half of the budget, more where the best is at an edge; the best one by the part to choose by is then run on all
+seeds.
 """
 
 from __future__ import annotations
@@ -45,13 +46,12 @@ def course(
     """
     everyone = range(seeds)
     do([Run(SMALL, 0, rate, (HALF,)) for rate in rates] + [Run(SCRATCH, 0, rate, (HALF, WHOLE)) for rate in rates])
-    small = tuned(do, SMALL, rates, (HALF,), extensions)
-    scratch = tuned(do, SCRATCH, rates, (HALF, WHOLE), extensions)
+    small = tuned(do, [SMALL], rates, (HALF,), extensions)[SMALL]
+    scratch = tuned(do, [SCRATCH], rates, (HALF, WHOLE), extensions)[SCRATCH]
     sources = [Run(SMALL, seed, small, ()) for seed in everyone]  # what is grown
     do(sources + [Run(SCRATCH, seed, scratch, (HALF, WHOLE)) for seed in everyone])
     grown = [scratch * share for share in GROWN]
-    do([Run(method, 0, rate, (HALF,)) for method in methods for rate in grown])
-    chosen = {method: best(do([]), method, grown, (HALF,)) for method in methods}
+    chosen = tuned(do, methods, grown, (HALF,), extensions)
     last = [Run(SMALL, seed, small, (HALF, WHOLE)) for seed in everyone]  # the longest first
     last += [Run(method, seed, chosen[method], (HALF, WHOLE)) for seed in everyone for method in methods]
     return do(
@@ -59,27 +59,32 @@ def course(
     )
 
 
-def tuned(do: Do, method: str, rates: Sequence[float], totals: tuple[float, ...], extensions: int) -> float:
-    """The best learning rate at the last of some budgets.
+def tuned(
+    do: Do, methods: Sequence[str], rates: Sequence[float], totals: tuple[float, ...], extensions: int
+) -> dict[str, float]:
+    """The best learning rate of each method at the last of some budgets.
 
     Args:
         do: Makes runs.
-        method: What is tuned.
+        methods: What is tuned, each by itself.
         rates: That are tried at first.
         totals: The budgets.
-        extensions: So often the range is made wider where the best rate is at an edge of it.
+        extensions: So often a method's range is made wider where its best rate is at an edge of it.
     """
-    tried = sorted(rates)
-    for _ in range(extensions + 1):
-        results = do([Run(method, 0, rate, totals) for rate in tried])
-        found = best(results, method, tried, totals)
-        if found == tried[0]:
-            tried.insert(0, tried[0] / WIDER)
-        elif found == tried[-1]:
-            tried.append(tried[-1] * WIDER)
-        else:
-            break
-    return found
+    tried = {method: sorted(rates) for method in methods}
+    for _ in range(extensions):
+        results = do([Run(method, 0, rate, totals) for method in methods for rate in tried[method]])
+        for method in methods:
+            tried[method] = wider(tried[method], best(results, method, tried[method], totals))
+    results = do([Run(method, 0, rate, totals) for method in methods for rate in tried[method]])
+    return {method: best(results, method, tried[method], totals) for method in methods}
+
+
+def wider(rates: Sequence[float], found: float) -> list[float]:
+    """The rates in order, with one more where the best of them is at an edge."""
+    if found == rates[0]:
+        return [rates[0] / WIDER, *rates]
+    return [*rates, *([rates[-1] * WIDER] if found == rates[-1] else [])]
 
 
 def best(results: Results, method: str, rates: Sequence[float], totals: tuple[float, ...]) -> float:
