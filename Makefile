@@ -27,7 +27,7 @@ help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## grow a small trained model and look at what comes out
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
