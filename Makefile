@@ -2,6 +2,7 @@
 #
 #   make PYTHON=python3.13 test          another Python (`make clean` first, if there is a .venv already)
 #   make test PYTEST_ARGS='-k maps -x'   passed on to pytest
+#   make demo DEMO_ARGS='--steps 12'     passed on to examples/demo.py
 #
 # Dependencies come in the versions of constraints.txt. Any CPU build of PyTorch is enough; pip's own variables
 # (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...) are passed through, for a place that has one without CUDA packages.

@@ -171,6 +171,19 @@ def test_a_course_gives_every_method_the_same() -> None:
     assert f"| {SCRATCH} | 0.002 | 2.6100 ± 0.0100 (3 seeds) |" in tables(TRACK, records)
 
 
+def test_decayed_sources_are_held_to_the_same_start_in_mid_training() -> None:
+    bench, method = _Bench(2e-3), next(iter(METHODS))
+    plain = list(course(bench.do, (1e-3, 2e-3, 4e-3), [method], [], 3, extensions=2).values())
+    decayed = [_Bench(2e-3)._record(Run(method, seed, 2e-3, (HALF, WHOLE), True)) for seed in range(3)]
+    for record in decayed:
+        for losses in record["finals"].values():
+            losses["report"] += record["seed"]
+    shown = tables(TRACK, [*plain, *decayed])
+    assert f"- {method}: +0.0000, +1.0000, +2.0000" in shown
+    assert "- in the mean +1.0000, from +0.0000 to +2.0000" in shown
+    assert "decayed source" not in tables(TRACK, plain)
+
+
 def test_of_rates_with_as_many_seeds_the_tuned_one_counts() -> None:
     bench = _Bench(2e-3)
     bench.do([Run("m", 0, rate, (HALF,)) for rate in (2e-3, 4e-3)])

@@ -64,20 +64,22 @@ def final_records(records: Sequence[Record], method: str, *, decayed: bool = Fal
     """The runs of a method to the whole budget at the rate that was chosen, by seed.
 
     That is the rate with the most seeds: the others were tried on one. Of several, as ranges of rates became wider, it
-    is the one that was best where rates are tried; with one seed, the best at the whole budget.
+    is the one that was best where rates are tried, or else at the whole budget.
     """
+    ours = [record for record in records if record["method"] == method]
+    tried = {record["rate"]: last(record) for record in ours if tuple(record["totals"]) == (HALF,)}
     by_rate: dict[float, dict[int, Record]] = {}
-    tried: dict[float, float] = {}
-    for record in records:
-        if record["method"] == method and tuple(record["totals"]) == (HALF,):
-            tried[record["rate"]] = last(record)
-        if record["method"] == method and record["decayed"] == decayed and tuple(record["totals"]) == MEASURED:
+    for record in ours:
+        if record["decayed"] == decayed and tuple(record["totals"]) == MEASURED:
             by_rate.setdefault(record["rate"], {})[record["seed"]] = record
     if not by_rate:
         return []
-    most = max(map(len, by_rate.values()))
-    rates = [rate for rate, runs in by_rate.items() if len(runs) == most]
-    chosen = by_rate[min(rates, key=lambda rate: (tried.get(rate, math.inf), last(by_rate[rate][min(by_rate[rate])])))]
+
+    def worth(rate: float) -> tuple[float, ...]:
+        runs = by_rate[rate]
+        return -len(runs), tried.get(rate, math.inf), last(runs[min(runs)])
+
+    chosen = by_rate[min(by_rate, key=worth)]
     return [chosen[seed] for seed in sorted(chosen)]
 
 
@@ -146,9 +148,11 @@ def reached_at(track: Track, record: Record, target: float) -> float | None:
     return None
 
 
-def paired(track: Track, records: Sequence[Record], method: str, other: str) -> tuple[float, ...]:
-    """Final losses of a method less those of another, seed by seed."""
-    ours = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, method)}
+def paired(
+    track: Track, records: Sequence[Record], method: str, other: str, *, decayed: bool = False
+) -> tuple[float, ...]:
+    """Final losses of a method, grown from decayed sources if asked, less those of another, seed by seed."""
+    ours = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, method, decayed=decayed)}
     theirs = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, other)}
     return tuple(ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
 

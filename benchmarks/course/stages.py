@@ -84,7 +84,9 @@ def wider(rates: Sequence[float], found: float) -> list[float]:
     """The rates in order, with one more where the best of them is at an edge."""
     if found == rates[0]:
         return [rates[0] / WIDER, *rates]
-    return [*rates, *([rates[-1] * WIDER] if found == rates[-1] else [])]
+    if found == rates[-1]:
+        return [*rates, rates[-1] * WIDER]
+    return list(rates)
 
 
 def best(results: Results, method: str, rates: Sequence[float], totals: tuple[float, ...]) -> float:

@@ -18,8 +18,8 @@ def tables(track: Track, records: Sequence[Record]) -> str:
     """Everything that a track has shown."""
     rows = rows_of(track, records)
     parts = [_head(track, records), "\n".join(main_table(rows)), "\n".join(_paired(track, records))]
-    parts += ["\n".join(_chosen(track, records)), "\n".join(_tuned(records))]
-    return "\n\n".join(parts) + "\n"
+    parts += ["\n".join(lines) for lines in (_decayed(track, records), _chosen(track, records), _tuned(records))]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _head(track: Track, records: Sequence[Record]) -> str:
@@ -71,7 +71,24 @@ def _paired(track: Track, records: Sequence[Record]) -> Iterator[str]:
     for method in (SCRATCH, SMALL, *METHODS):
         gaps = paired(track, records, method, CONTROL)
         if gaps and method != CONTROL:
-            yield f"- {method}: {', '.join(f'{gap:+.4f}' for gap in gaps)}"
+            yield f"- {method}: {_signed(gaps)}"
+
+
+def _decayed(track: Track, records: Sequence[Record]) -> Iterator[str]:
+    """What growing a decayed source is worth, against growing one in mid-training by the same start."""
+    found = {method: gaps for method in METHODS if (gaps := paired(track, records, method, method, decayed=True))}
+    if not found:
+        return
+    yield "Final loss from a decayed source less that from one in mid-training, seed by seed:"
+    yield ""
+    for method, gaps in found.items():
+        yield f"- {method}: {_signed(gaps)}"
+    every = [gap for gaps in found.values() for gap in gaps]
+    yield f"- in the mean {mean(every):+.4f}, from {min(every):+.4f} to {max(every):+.4f}"
+
+
+def _signed(gaps: Sequence[float]) -> str:
+    return ", ".join(f"{gap:+.4f}" for gap in gaps)
 
 
 def _chosen(track: Track, records: Sequence[Record]) -> Iterator[str]:
