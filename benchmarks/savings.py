@@ -4,6 +4,7 @@
     python benchmarks/savings.py llama --scale 4 --device cuda    the same track four times as wide, on a GPU
     python benchmarks/savings.py --quick llama    a few steps of everything: for its working, not for its numbers
     python benchmarks/savings.py llama --compare  what `ligo compare` chooses on a track that has been run
+    python benchmarks/savings.py llama --when     growth earlier and later, on a track that has been run
     python benchmarks/savings.py --show           tables and plots from the results that are there
 
 Rules, tracks and what came out: docs/savings.md. Results are in benchmarks/results/, a line of JSON a run; a track that
@@ -20,11 +21,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
+from course import when
 from course.asides import against_base
 from course.choosing import chosen, judged
 from course.data import prepare_corpus
@@ -32,7 +35,7 @@ from course.methods import SCRATCH, SMALL, methods_for
 from course.plots import plot
 from course.runs import Place, Run, execute
 from course.savings import final_records, rows_of
-from course.stages import EXTENSIONS, Results, course
+from course.stages import EXTENSIONS, Do, Results, course
 from course.tables import main_table, tables
 from course.tracks import TRACKS, Track
 
@@ -133,6 +136,27 @@ def choose(track: Track, folder: Path, results: Path, asked: argparse.Namespace)
                 file.write(json.dumps(done.result()) + "\n")
 
 
+def grow_at_other_times(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -> None:
+    """Make the runs that grow after other shares of the budget."""
+    records = read(results)
+    if not final_records(records, SCRATCH):
+        sys.exit(f"run the track first: its learning rates are needed ({results})")
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def by(share: float) -> Do:
+            place = Place(replace(track, source=share), folder / f"when-{share:g}", OUT / "corpus", asked.device)
+            place.folder.mkdir(parents=True, exist_ok=True)
+            return Bench(place, when_in(results, share), pool).do
+
+        shares = when.SHARES[1:2] if asked.quick else when.SHARES
+        when.grown_at(by, records, methods_of(track, asked), asked.seeds, shares)
+
+
+def when_in(results: Path, share: float) -> Path:
+    """Beside a track's results, those of growth after a share of the budget."""
+    return results.with_name(f"{results.stem}-when-{share:g}.jsonl")
+
+
 def compared_in(results: Path) -> Path:
     """Beside a track's results, what was chosen."""
     return results.with_name(f"{results.stem}-compare.jsonl")
@@ -143,6 +167,7 @@ def main() -> None:
     parser.add_argument("track", choices=list(TRACKS), nargs="?")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--when", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seeds", type=int, default=3)
@@ -161,17 +186,21 @@ def main() -> None:
     if asked.quick:
         shutil.rmtree(folder, ignore_errors=True)
     results = (folder if asked.quick else asked.results) / f"{track.name}.jsonl"
-    if not asked.compare:
+    if asked.quick or not (asked.compare or asked.when):
         race(track, folder, results, asked)
-    if asked.compare or asked.quick:
+    if asked.quick or asked.compare:
         choose(track, folder, results, asked)
+    if asked.quick or asked.when:
+        grow_at_other_times(track, folder, results, asked)
     print(shown(track, results))
 
 
 def shown(track: Track, results: Path) -> str:
-    """All tables of a track: its runs, and what was chosen."""
+    """All tables of a track: its runs, what was chosen, and growth at other times."""
     records = read(results)
-    return "\n".join([tables(track, records), *judged(track, records, read(compared_in(results)))])
+    later = {share: runs for share in when.SHARES if (runs := read(when_in(results, share)))}
+    parts = [tables(track, records), *judged(track, records, read(compared_in(results)))]
+    return "\n".join([*parts, "", *when.table(track, records, later)])
 
 
 def show() -> None:

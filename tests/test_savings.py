@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from course import when
 from course.asides import BASE, against_base
 from course.choosing import asked, judged
 from course.data import Text
@@ -22,7 +23,7 @@ from course.methods import METHODS, SCRATCH, SMALL, methods_for
 from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
 from course.savings import final_records, loss_at, reached_at, rows_of
 from course.stages import HALF, WHOLE, Results, best, course, tuned
-from course.tables import tables
+from course.tables import main_table, tables
 from course.tracks import TRACKS, Track
 from course.training import CLIP_NORM, DECAY, Runner, budget
 from ligo_torch.fit import gradients, learned_operator, small_values
@@ -265,6 +266,45 @@ def test_savings_are_of_scratchs_best_seed_and_of_the_same_one() -> None:
     assert row.crossed == 0.75
     (scratch,) = (row for row in rows if row.method == SCRATCH)
     assert scratch.saved == scratch.of_own == (), "it saves nothing of itself"
+
+
+def test_other_times_to_grow_have_the_rates_of_the_track() -> None:
+    bench, methods = _Bench(2e-3), ["zero_pad + stack", "net2net + stack"]
+    records = list(course(bench.do, (1e-3, 2e-3, 4e-3), methods, [], 2, extensions=2).values())
+    later = {share: _Bench(2e-3) for share in when.SHARES}
+    when.grown_at(lambda share: later[share].do, records, methods, 2)
+    for share, made in later.items():
+        runs = [(r["method"], r["seed"], r["rate"], tuple(r["totals"])) for r in made.results.values()]
+        sources = [(SMALL, seed, 2e-3, ()) for seed in range(2)]
+        starts = [("zero_pad + stack", seed, 2e-3, when.measured(share)) for seed in range(2)]
+        assert runs == sources + starts, "only starts that are asked for, and that the track has"
+    found = {share: [r for r in made.results.values() if r["totals"]] for share, made in later.items()}
+    rows = list(when.rows(TRACK, records, found))
+    assert [share for share, _ in rows] == sorted({TRACK.source, *when.SHARES})
+    for share, row in rows:
+        assert row.losses == pytest.approx((2.5, 2.51))
+        assert row.saved == pytest.approx([1 - math.exp(-0.1), 1 - math.exp(-0.09)]), "scratch is 0.1 worse"
+        assert row.sunk == pytest.approx([one + share for one in row.saved])
+    line = "| 30% | zero_pad + stack | 0.002 | 2.5050 ± 0.0071 (2 seeds) | 9% ± 1% | 39% ± 1% | 10% ± 0% |"
+    assert line in list(when.table(TRACK, records, found))
+    assert list(when.table(TRACK, records, {})) == [], "nothing to hold it against"
+
+
+def test_a_run_is_measured_where_enough_is_left_of_its_budget() -> None:
+    assert when.measured(0.05) == when.measured(0.35) == (0.5, 0.75, 1.0)
+    assert when.measured(0.5) == (0.75, 1.0)
+
+
+def test_a_start_that_diverged_has_no_loss() -> None:
+    def record(method: str, finals: Mapping[str, Any]) -> dict[str, Any]:
+        names = {"method": method, "seed": 0, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False, "fit": 0.0}
+        curve = [[0, 9.0], [TRACK.total, 2.0]] if finals else [[0, 9.0]]
+        return names | {"finals": finals, "curve": curve, "diverged": None if finals else 7}
+
+    good = {f"{share * TRACK.total:g}": {"choose": 2.0, "report": 2.0} for share in (HALF, WHOLE)}
+    rows = rows_of(TRACK, [record(SCRATCH, good), record("zero_pad + stack", {})])
+    assert [(row.method, row.losses, row.saved) for row in rows][1] == ("zero_pad + stack", (math.inf,), ())
+    assert "| zero_pad + stack | 1 | inf (1 of 1 diverged) | none | none | none |  |  |" in main_table(rows)
 
 
 def test_what_compare_picks_is_held_to_the_best_of_its_candidates() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from course.methods import METHODS, SCRATCH, SMALL
@@ -34,7 +34,8 @@ class Row:
         of_own: As ``saved``, to the loss of the scratch run of the same seed.
         fit: What the fit cost, in steps of the large model.
         crossed: Share of scratch's FLOPs at which its curve first was at scratch's last loss, in the mean.
-        early: Whether scratch's loss was reached before the smallest budget, on some seed.
+        early: The smallest budget that was measured, as a share, where scratch's loss was reached before it on some
+            seed.
     """
 
     method: str
@@ -47,17 +48,12 @@ class Row:
     of_own: tuple[float, ...]
     fit: float
     crossed: float | None
-    early: bool
+    early: float | None
 
     @property
     def loss(self) -> float:
         """Mean over seeds."""
         return mean(self.losses)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over seeds; not a number for one."""
-        return stdev(self.losses) if len(self.losses) > 1 else math.nan
 
 
 def final_records(records: Sequence[Record], method: str, *, decayed: bool = False) -> list[Record]:
@@ -89,37 +85,51 @@ def rows_of(track: Track, records: Sequence[Record]) -> list[Row]:
     What is saved is counted against the best of scratch's seeds, so that a seed that fails flatters nobody, and against
     the run of the same seed, which saw the same batches, so that a lucky one does not hide what is there.
     """
-    scratch = sorted(final_records(records, SCRATCH), key=lambda run: loss_at(track, run, WHOLE))
-    targets, glance = {run["seed"]: loss_at(track, run, WHOLE) for run in scratch}, scratch[0]["curve"][-1][1]
+    targets = scratch_losses(track, records)
+    best = next(run for run in final_records(records, SCRATCH) if targets[run["seed"]] == min(targets.values()))
+    glance = best["curve"][-1][1]
     rows = []
     for method in (SCRATCH, SMALL, *METHODS):
         for decayed in (False, True):
             runs = final_records(records, method, decayed=decayed)
             if runs:
-                rows.append(_row(track, method, decayed, runs, targets, glance))
+                crossed = [one for run in runs if (one := _crossed(track, run, glance)) is not None]
+                row = row_of(track, method, runs, targets)
+                rows.append(replace(row, crossed=mean(crossed) if len(crossed) == len(runs) else None))
     return sorted(rows, key=lambda row: row.loss)
 
 
-def _row(
-    track: Track, method: str, decayed: bool, runs: Sequence[Record], targets: Mapping[int, float], glance: float
-) -> Row:
+def scratch_losses(track: Track, records: Sequence[Record]) -> dict[int, float]:
+    """What tuned scratch runs end at, by seed."""
+    return {run["seed"]: loss_at(track, run, WHOLE) for run in final_records(records, SCRATCH)}
+
+
+def row_of(track: Track, method: str, runs: Sequence[Record], targets: Mapping[int, float]) -> Row:
+    """What the runs of one start amount to, but for where its curve crosses scratch's.
+
+    Args:
+        track: What they were made on; its source is what growing has taken.
+        method: The start.
+        runs: One a seed.
+        targets: Scratch's last losses by seed.
+    """
     source = 0.0 if method in (SCRATCH, SMALL) else track.source
     target = min(targets.values())
     saved = _saved(track, method, runs, dict.fromkeys(targets, target))
-    crossed = [one for run in runs if (one := _crossed(track, run, glance)) is not None]
-    whole = f"{track.total:g}"
+    first = runs[0]["totals"][0]
+    lasts = [run["finals"].get(f"{track.total:g}", {}) for run in runs]  # nothing where a training diverged
     return Row(
         method,
-        decayed,
+        runs[0]["decayed"],
         runs[0]["rate"],
         tuple(loss_at(track, run, WHOLE) for run in runs),
-        tuple(run["finals"][whole]["report_accuracy"] for run in runs if "report_accuracy" in run["finals"][whole]),
+        tuple(last["report_accuracy"] for last in lasts if "report_accuracy" in last),
         saved,
         tuple(share + source for share in saved),
         _saved(track, method, runs, targets),
         runs[0]["fit"],
-        mean(crossed) if len(crossed) == len(runs) else None,
-        any(loss_at(track, run, HALF) <= target for run in runs),
+        None,
+        first if any(loss_at(track, run, first) <= target for run in runs) else None,
     )
 
 

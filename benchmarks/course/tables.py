@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from course.lag import choices
 from course.methods import METHODS, SCRATCH, SMALL
 from course.savings import Record, Row, paired, rows_of, tuning
-from course.stages import HALF
 from course.tracks import Track
 
 CONTROL = "LiGO, not fitted"
@@ -45,22 +45,30 @@ def main_table(rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|---|---|" + "---|" * accurate + "---|---|---|---|---|"
     for row in rows:
         name = row.method + (", decayed source" if row.decayed else "")
-        cells = [name, f"{row.rate:g}", f"{row.loss:.4f}{_spread(row.losses)}"]
+        cells = [name, f"{row.rate:g}", f"{row.loss:.4f}{spread(row.losses)}"]
         cells += [f"{mean(row.accuracies):.1%}"] if row.accuracies else ["-"] * accurate
-        cells += [_saved(row, shares) for shares in (row.saved, row.sunk, row.of_own)]
+        cells += saved_cells(row)
         cells += ["" if row.crossed is None else f"{row.crossed:.0%}", f"{row.fit:.0f}" if row.fit else ""]
         yield f"| {' | '.join(cells)} |"
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """How far seeds are apart, and how many there are, after their mean."""
+    if not all(map(math.isfinite, values)):
+        return f" ({sum(map(math.isinf, values))} of {len(values)} diverged)"
     return f" ± {stdev(values):.4f} ({len(values)} seeds)" if len(values) > 1 else " (one seed)"
+
+
+def saved_cells(row: Row) -> list[str]:
+    """What a start saves: of the whole run, with the source sunk, and of the same seed's."""
+    return [_saved(row, shares) for shares in (row.saved, row.sunk, row.of_own)]
 
 
 def _saved(row: Row, shares: Sequence[float]) -> str:
     if row.method == SCRATCH:
         return ""
     if not shares:
-        return f"more than {1 - HALF:.0%}" if row.early else "none"
+        return "none" if row.early is None else f"more than {1 - row.early:.0%}"
     short = "" if len(shares) == len(row.losses) else f" ({len(shares)} of {len(row.losses)} seeds)"
     return f"{mean(shares):.0%}{f' ± {stdev(shares):.0%}' if len(shares) > 1 else ''}{short}"
 

@@ -1,0 +1,97 @@
+"""When is the time to grow? The same starts after more and less of the budget has gone into the small model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import mean
+
+from course.methods import METHODS, SMALL
+from course.runs import Run
+from course.savings import Record, Row, final_records, row_of, scratch_losses
+from course.stages import HALF, WHOLE, Do
+from course.tables import saved_cells, spread
+from course.tracks import Track
+
+SHARES = (0.05, 0.3, 0.5)
+"""Of the whole budget, that the small model has had when it is grown; beside the track's own."""
+
+STARTS = (
+    "lemon + identity",
+    "zero_pad + identity",
+    "zero_pad + stack",
+    "LiGO, not fitted",
+    "LiGO, 20 steps",
+    "zero_pad + stack, together",
+)
+"""The best ones without and with learning, and what keeps the function."""
+
+BETWEEN = (HALF, 0.75, WHOLE)
+"""Budgets that a run is measured at, where enough of them is left after growth."""
+
+LEFT = 0.15
+"""So much of the whole budget is enough."""
+
+By = Callable[[float], Do]
+"""What makes the runs that grow after a share of the budget."""
+
+
+def grown_at(
+    by: By, records: Sequence[Record], methods: Sequence[str], seeds: int, shares: Sequence[float] = SHARES
+) -> None:
+    """Make the runs of all times to grow that are not there yet, at the rates that the track has chosen.
+
+    Args:
+        by: Makes runs of a time.
+        records: The track's own runs.
+        methods: Its ways to grow.
+        seeds: How many.
+        shares: Of the budget, that the small model has had.
+    """
+    small = final_records(records, SMALL)[0]["rate"]
+    rates = {method: final_records(records, method)[0]["rate"] for method in METHODS if method in methods}
+    for share in shares:
+        do = by(share)
+        do([Run(SMALL, seed, small, ()) for seed in range(seeds)])
+        starts = [method for method in STARTS if method in rates]
+        do([Run(method, seed, rates[method], measured(share)) for seed in range(seeds) for method in starts])
+
+
+def measured(share: float) -> tuple[float, ...]:
+    """The budgets at which a run that grows after a share of the whole one is measured."""
+    return tuple(one for one in BETWEEN if one >= share + LEFT)
+
+
+def table(track: Track, records: Sequence[Record], later: Mapping[float, Sequence[Record]]) -> Iterator[str]:
+    """A line a time to grow and a start.
+
+    Args:
+        track: The track.
+        records: Its own runs, scratch among them.
+        later: The runs of other times to grow, by the share of the budget.
+    """
+    if not later:
+        return
+    yield "| grown after | start | rate | final loss, mean ± sd | whole run saved | source sunk | of the same seed's |"
+    yield "|---|---|---|---|---|---|---|"
+    for share, row in rows(track, records, later):
+        cells = [f"{share:.0%}", row.method, f"{row.rate:g}", f"{row.loss:.4f}{spread(row.losses)}", *saved_cells(row)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def rows(
+    track: Track, records: Sequence[Record], later: Mapping[float, Sequence[Record]]
+) -> Iterator[tuple[float, Row]]:
+    """What each time and start amount to, the earliest first and the best start of a time first."""
+    targets = scratch_losses(track, records)
+    for share in sorted({track.source, *later}):
+        found = []
+        for method in STARTS:
+            runs = final_records(records, method) if share == track.source else _of(later[share], method)
+            if runs:
+                found.append(row_of(replace(track, source=share), method, runs, targets))
+        yield from ((share, row) for row in sorted(found, key=lambda row: mean(row.losses)))
+
+
+def _of(records: Sequence[Record], method: str) -> list[Record]:
+    return sorted((record for record in records if record["method"] == method), key=lambda record: record["seed"])
