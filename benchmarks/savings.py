@@ -32,7 +32,7 @@ from course.asides import against_base
 from course.choosing import chosen, judged
 from course.data import prepare_corpus
 from course.methods import SCRATCH, SMALL, methods_for
-from course.plots import plot
+from course.plots import plot, plot_times
 from course.runs import Place, Run, execute
 from course.savings import final_records, rows_of
 from course.stages import EXTENSIONS, Do, Results, course
@@ -149,12 +149,17 @@ def grow_at_other_times(track: Track, folder: Path, results: Path, asked: argpar
             return Bench(place, when_in(results, share), pool).do
 
         shares = when.SHARES[1:2] if asked.quick else when.SHARES
-        when.grown_at(by, records, methods_of(track, asked), asked.seeds, shares)
+        when.grown_at(by, records, when.starts_of(track, methods_of(track, asked)), asked.seeds, shares)
 
 
 def when_in(results: Path, share: float) -> Path:
     """Beside a track's results, those of growth after a share of the budget."""
     return results.with_name(f"{results.stem}-when-{share:g}.jsonl")
+
+
+def later_in(results: Path) -> dict[float, list[dict[str, Any]]]:
+    """The runs of growth at other times that a track has, by the share of the budget."""
+    return {share: runs for share in when.SHARES if (runs := read(when_in(results, share)))}
 
 
 def compared_in(results: Path) -> Path:
@@ -198,18 +203,20 @@ def main() -> None:
 def shown(track: Track, results: Path) -> str:
     """All tables of a track: its runs, what was chosen, and growth at other times."""
     records = read(results)
-    later = {share: runs for share in when.SHARES if (runs := read(when_in(results, share)))}
     parts = [tables(track, records), *judged(track, records, read(compared_in(results)))]
-    return "\n".join([*parts, "", *when.table(track, records, later)])
+    return "\n".join([*parts, "", *when.table(track, records, later_in(results))])
 
 
 def show() -> None:
     """Print the tables of all tracks that have results, and draw their plots beside the document."""
-    for name, track in TRACKS.items():
-        results = RESULTS / f"{name}.jsonl"
-        if results.exists():
-            print(shown(track, results))
-            plot(track, read(results), HERE.parent / "docs" / f"savings-{name}.png")
+    docs = HERE.parent / "docs"
+    there = [(track, results) for name, track in TRACKS.items() if (results := RESULTS / f"{name}.jsonl").exists()]
+    for track, results in there:
+        print(shown(track, results))
+        plot(track, read(results), docs / f"savings-{track.name}.png")
+    timed = [(track, read(results), later) for track, results in there if (later := later_in(results))]
+    if timed:
+        plot_times(timed, docs / "savings-when.png")
     llama = read(RESULTS / "llama.jsonl")
     scratch, faster = [one for one in llama if one["method"] == SCRATCH], read(RESULTS / "llama-fit-1e-2.jsonl")
     print("### LiGO fitted at 1e-2\n", *main_table(rows_of(TRACKS["llama"], [*scratch, *faster])), sep="\n")

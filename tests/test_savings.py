@@ -269,10 +269,10 @@ def test_savings_are_of_scratchs_best_seed_and_of_the_same_one() -> None:
 
 
 def test_other_times_to_grow_have_the_rates_of_the_track() -> None:
-    bench, methods = _Bench(2e-3), ["zero_pad + stack", "net2net + stack"]
+    bench, methods = _Bench(2e-3), ["zero_pad + stack", "net2net + stack", "lemon + identity"]
     records = list(course(bench.do, (1e-3, 2e-3, 4e-3), methods, [], 2, extensions=2).values())
     later = {share: _Bench(2e-3) for share in when.SHARES}
-    when.grown_at(lambda share: later[share].do, records, methods, 2)
+    when.grown_at(lambda share: later[share].do, records, when.starts_of(TRACK, methods), 2)
     for share, made in later.items():
         runs = [(r["method"], r["seed"], r["rate"], tuple(r["totals"])) for r in made.results.values()]
         sources = [(SMALL, seed, 2e-3, ()) for seed in range(2)]

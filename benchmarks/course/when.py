@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from course.methods import METHODS, SMALL
+from course.methods import SMALL
 from course.runs import Run
 from course.savings import Record, Row, final_records, row_of, scratch_losses
 from course.stages import HALF, WHOLE, Do
@@ -17,14 +17,17 @@ SHARES = (0.05, 0.3, 0.5)
 """Of the whole budget, that the small model has had when it is grown; beside the track's own."""
 
 STARTS = (
+    "zero_pad + stack",
     "lemon + identity",
     "zero_pad + identity",
-    "zero_pad + stack",
     "LiGO, not fitted",
     "LiGO, 20 steps",
     "zero_pad + stack, together",
 )
 """The best ones without and with learning, and what keeps the function."""
+
+DEEPER_LEFT_OUT = ("lemon + identity",)
+"""Not where layers grow: there it was far behind them."""
 
 BETWEEN = (HALF, 0.75, WHOLE)
 """Budgets that a run is measured at, where enough of them is left after growth."""
@@ -36,25 +39,30 @@ By = Callable[[float], Do]
 """What makes the runs that grow after a share of the budget."""
 
 
+def starts_of(track: Track, methods: Sequence[str]) -> tuple[str, ...]:
+    """Those of a track's ways to grow that other times are tried with."""
+    left_out = DEEPER_LEFT_OUT if track.deeper else ()
+    return tuple(start for start in STARTS if start in methods and start not in left_out)
+
+
 def grown_at(
-    by: By, records: Sequence[Record], methods: Sequence[str], seeds: int, shares: Sequence[float] = SHARES
+    by: By, records: Sequence[Record], starts: Sequence[str], seeds: int, shares: Sequence[float] = SHARES
 ) -> None:
     """Make the runs of all times to grow that are not there yet, at the rates that the track has chosen.
 
     Args:
         by: Makes runs of a time.
         records: The track's own runs.
-        methods: Its ways to grow.
+        starts: Ways to grow.
         seeds: How many.
         shares: Of the budget, that the small model has had.
     """
-    small = final_records(records, SMALL)[0]["rate"]
-    rates = {method: final_records(records, method)[0]["rate"] for method in METHODS if method in methods}
+    small, *rates = (final_records(records, method)[0]["rate"] for method in (SMALL, *starts))
+    rated = list(zip(starts, rates, strict=True))
     for share in shares:
         do = by(share)
         do([Run(SMALL, seed, small, ()) for seed in range(seeds)])
-        starts = [method for method in STARTS if method in rates]
-        do([Run(method, seed, rates[method], measured(share)) for seed in range(seeds) for method in starts])
+        do([Run(start, seed, rate, measured(share)) for seed in range(seeds) for start, rate in rated])
 
 
 def measured(share: float) -> tuple[float, ...]:
@@ -86,7 +94,7 @@ def rows(
     targets = scratch_losses(track, records)
     for share in sorted({track.source, *later}):
         found = []
-        for method in STARTS:
+        for method in starts_of(track, STARTS):
             runs = final_records(records, method) if share == track.source else _of(later[share], method)
             if runs:
                 found.append(row_of(replace(track, source=share), method, runs, targets))
