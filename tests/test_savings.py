@@ -268,16 +268,18 @@ def test_savings_are_of_scratchs_best_seed_and_of_the_same_one() -> None:
     assert scratch.saved == scratch.of_own == (), "it saves nothing of itself"
 
 
-def test_other_times_to_grow_have_the_rates_of_the_track() -> None:
+@pytest.mark.parametrize("best_rate", [1e-3, 2e-3])
+def test_other_times_to_grow_have_the_rate_of_the_track_or_half_of_it(best_rate: float) -> None:
     bench, methods = _Bench(2e-3), ["zero_pad + stack", "net2net + stack", "lemon + identity"]
     records = list(course(bench.do, (1e-3, 2e-3, 4e-3), methods, [], 2, extensions=2).values())
-    later = {share: _Bench(2e-3) for share in when.SHARES}
+    later = {share: _Bench(best_rate) for share in when.SHARES}
     when.grown_at(lambda share: later[share].do, records, when.starts_of(TRACK, methods), 2)
     for share, made in later.items():
         runs = [(r["method"], r["seed"], r["rate"], tuple(r["totals"])) for r in made.results.values()]
         sources = [(SMALL, seed, 2e-3, ()) for seed in range(2)]
-        starts = [("zero_pad + stack", seed, 2e-3, when.measured(share)) for seed in range(2)]
-        assert runs == sources + starts, "only starts that are asked for, and that the track has"
+        tried = [("zero_pad + stack", 0, rate, when.TRIED_AT) for rate in (1e-3, 2e-3)]
+        starts = [("zero_pad + stack", seed, best_rate, when.measured(share)) for seed in range(2)]
+        assert runs == sources + tried + starts, "only starts that are asked for, and that the track has"
     found = {share: [r for r in made.results.values() if r["totals"]] for share, made in later.items()}
     rows = list(when.rows(TRACK, records, found))
     assert [share for share, _ in rows] == sorted({TRACK.source, *when.SHARES})
@@ -285,9 +287,19 @@ def test_other_times_to_grow_have_the_rates_of_the_track() -> None:
         assert row.losses == pytest.approx((2.5, 2.51))
         assert row.saved == pytest.approx([1 - math.exp(-0.1), 1 - math.exp(-0.09)]), "scratch is 0.1 worse"
         assert row.sunk == pytest.approx([one + share for one in row.saved])
-    line = "| 30% | zero_pad + stack | 0.002 | 2.5050 ± 0.0071 (2 seeds) | 9% ± 1% | 39% ± 1% | 10% ± 0% |"
+    line = f"| 30% | zero_pad + stack | {best_rate:g} | 2.5050 ± 0.0071 (2 seeds) | 9% ± 1% | 39% ± 1% | 10% ± 0% |"
     assert line in list(when.table(TRACK, records, found))
     assert list(when.table(TRACK, records, {})) == [], "nothing to hold it against"
+
+
+def test_of_rates_at_another_time_the_one_that_was_tried_best_counts() -> None:
+    bench, start = _Bench(1e-3), "zero_pad + stack"
+    bench.do([Run(start, 0, rate, when.TRIED_AT) for rate in (1e-3, 2e-3)])
+    bench.do([Run(start, seed, rate, when.measured(0.3)) for rate in (2e-3, 1e-3) for seed in range(2)])
+    scratch = _Bench(2e-3).do([Run(SCRATCH, seed, 2e-3, (HALF, WHOLE)) for seed in range(2)])
+    ((share, row),) = when.rows(TRACK, list(scratch.values()), {0.3: list(bench.results.values())})
+    assert (share, row.rate) == (0.3, 1e-3)
+    assert row.losses == pytest.approx((2.5, 2.51))
 
 
 def test_a_run_is_measured_where_enough_is_left_of_its_budget() -> None:
@@ -312,12 +324,16 @@ def test_what_compare_picks_is_held_to_the_best_of_its_candidates() -> None:
     assert "LiGO, 20 steps" in plannable
     assert not {"LiGO, published warm-up", "zero_pad + stack, together", "zero_pad + stack, look-ahead"} & {*plannable}
     records = []
-    for method, end in (("net2net + stack", 3.0), ("zero_pad + stack", 2.5), ("LiGO, not fitted", 2.0)):
-        names = {"method": method, "seed": 1, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False}
-        records.append(names | {"finals": {f"{TRACK.total:g}": {"choose": end, "report": end}}})
-    order = [["zero_pad + stack", 4.0], ["net2net + stack", 5.0]]
+    ends = {"net2net + stack": (2.4, 3.0), "zero_pad + stack": (2.7, 2.5), "LiGO, not fitted": (2.0, 2.0)}
+    for method, of_seeds in ends.items():
+        for seed, end in enumerate(of_seeds):
+            names = {"method": method, "seed": seed, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False}
+            records.append(names | {"finals": {f"{TRACK.total:g}": {"choose": end, "report": end}}})
+    order = [["net2net + stack", 4.0], ["zero_pad + stack", 5.0]]
     *_, row = judged(TRACK, records, [{"seed": 1, "share": 0.2, "steps": 280, "order": order}])
-    assert row == "| 1 | 280 | zero_pad + stack | 0.0000 | zero_pad + stack |", "what was no candidate does not count"
+    assert row == "| 1 | 280 | net2net + stack | 0.5000 | zero_pad + stack | 0.1000 |", (
+        "what was no candidate does not count"
+    )
 
 
 def test_where_no_layers_grow_no_start_is_there_twice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
@@ -9,11 +10,11 @@ from statistics import mean
 from course.methods import SMALL
 from course.runs import Run
 from course.savings import Record, Row, final_records, row_of, scratch_losses
-from course.stages import HALF, WHOLE, Do
+from course.stages import HALF, WHOLE, Do, best, last
 from course.tables import saved_cells, spread
 from course.tracks import Track
 
-SHARES = (0.05, 0.3, 0.5)
+SHARES = (0.3, 0.5)
 """Of the whole budget, that the small model has had when it is grown; beside the track's own."""
 
 STARTS = (
@@ -32,6 +33,9 @@ DEEPER_LEFT_OUT = ("lemon + identity",)
 BETWEEN = (HALF, 0.75, WHOLE)
 """Budgets that a run is measured at, where enough of them is left after growth."""
 
+TRIED_AT = (0.75,)
+"""The budget at which learning rates are tried, on the first seed."""
+
 LEFT = 0.15
 """So much of the whole budget is enough."""
 
@@ -48,7 +52,9 @@ def starts_of(track: Track, methods: Sequence[str]) -> tuple[str, ...]:
 def grown_at(
     by: By, records: Sequence[Record], starts: Sequence[str], seeds: int, shares: Sequence[float] = SHARES
 ) -> None:
-    """Make the runs of all times to grow that are not there yet, at the rates that the track has chosen.
+    """Make the runs of all times to grow that are not there yet.
+
+    The less is left, the smaller a rate may suit: besides the one that the track has chosen, half of it is tried.
 
     Args:
         by: Makes runs of a time.
@@ -58,11 +64,15 @@ def grown_at(
         shares: Of the budget, that the small model has had.
     """
     small, *rates = (final_records(records, method)[0]["rate"] for method in (SMALL, *starts))
-    rated = list(zip(starts, rates, strict=True))
     for share in shares:
         do = by(share)
         do([Run(SMALL, seed, small, ()) for seed in range(seeds)])
-        do([Run(start, seed, rate, measured(share)) for seed in range(seeds) for start, rate in rated])
+        tried = [(start, share_of * rate) for start, rate in zip(starts, rates, strict=True) for share_of in (0.5, 1.0)]
+        results = do([Run(start, 0, rate, TRIED_AT) for start, rate in tried])
+        chosen = {
+            start: best(results, start, [rate for one, rate in tried if one == start], TRIED_AT) for start in starts
+        }
+        do([Run(start, seed, chosen[start], measured(share)) for seed in range(seeds) for start in starts])
 
 
 def measured(share: float) -> tuple[float, ...]:
@@ -95,11 +105,16 @@ def rows(
     for share in sorted({track.source, *later}):
         found = []
         for method in starts_of(track, STARTS):
-            runs = final_records(records, method) if share == track.source else _of(later[share], method)
+            runs = final_records(records, method) if share == track.source else _of(later[share], share, method)
             if runs:
                 found.append(row_of(replace(track, source=share), method, runs, targets))
         yield from ((share, row) for row in sorted(found, key=lambda row: mean(row.losses)))
 
 
-def _of(records: Sequence[Record], method: str) -> list[Record]:
-    return sorted((record for record in records if record["method"] == method), key=lambda record: record["seed"])
+def _of(records: Sequence[Record], share: float, method: str) -> list[Record]:
+    """A start's runs by seed, at the rate that did best where rates were tried."""
+    ours = [record for record in records if record["method"] == method]
+    tried = {record["rate"]: last(record) for record in ours if tuple(record["totals"]) == TRIED_AT}
+    whole = [record for record in ours if tuple(record["totals"]) == measured(share)]
+    rate = min({record["rate"] for record in whole}, key=lambda rate: tried.get(rate, math.inf), default=None)
+    return sorted((record for record in whole if record["rate"] == rate), key=lambda record: record["seed"])
