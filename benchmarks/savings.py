@@ -28,7 +28,7 @@ from typing import Any
 from rich.progress import Progress
 
 from course import when
-from course.asides import against_base
+from course.asides import against_base, by_seed
 from course.choosing import chosen, judged
 from course.data import prepare_corpus
 from course.methods import SCRATCH, SMALL, methods_for
@@ -220,6 +220,10 @@ def show() -> None:
     llama = read(RESULTS / "llama.jsonl")
     scratch, faster = [one for one in llama if one["method"] == SCRATCH], read(RESULTS / "llama-fit-1e-2.jsonl")
     print("### LiGO fitted at 1e-2\n", *main_table(rows_of(TRACKS["llama"], [*scratch, *faster])), sep="\n")
+    more = [*read(when_in(RESULTS / "bert.jsonl", 0.3)), *read(RESULTS / "bert-more-seeds.jsonl")]
+    title = "### BERT grown after 30 %: final losses less those of LiGO's start, not fitted"
+    compared = by_seed(more, ("LiGO, 20 steps", "zero_pad + stack"), "LiGO, not fitted", 4e-3)
+    print(f"\n{title}\n", *compared, sep="\n")
     print("\n### Eight seeds of the log\n", *against_base(read(RESULTS / "experiments.jsonl")), sep="\n")
 
 

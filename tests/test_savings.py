@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course import when
-from course.asides import BASE, against_base
+from course.asides import BASE, against_base, by_seed
 from course.choosing import asked, judged
 from course.data import Text
 from course.lag import choices, curve_at
 from course.learned import LookAhead, Together, grown, pulled_back
 from course.methods import METHODS, SCRATCH, SMALL, methods_for
 from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
-from course.savings import final_records, loss_at, reached_at, rows_of
+from course.savings import final_records, loss_at, reached_at, row_of, rows_of
 from course.stages import HALF, WHOLE, Results, best, course, tuned
-from course.tables import main_table, tables
+from course.tables import main_table, saved_cells, tables
 from course.tracks import TRACKS, Track
 from course.training import CLIP_NORM, DECAY, Runner, budget
 from ligo_torch.fit import gradients, learned_operator, small_values
@@ -221,7 +221,7 @@ def test_a_saving_is_read_off_the_logarithm_of_the_budget(share: float, slope: f
     record = {"totals": [HALF, WHOLE], "finals": finals}
     assert reached_at(TRACK, record, 2.0 - slope * math.log(share)) == pytest.approx(share)
     assert reached_at(TRACK, record, 2.0 - 1e-6) is None, "not reached"
-    assert reached_at(TRACK, record, losses[HALF] + 1) is None, "reached before the first budget: nobody knows when"
+    assert reached_at(TRACK, record, losses[HALF] + 1) == HALF, "reached before it, perhaps: nobody knows when"
     assert loss_at(TRACK, {"finals": {}}, WHOLE) == math.inf
 
 
@@ -248,6 +248,17 @@ def test_gaps_of_the_log_are_paired() -> None:
         for seed in (0, 1)
     ]
     assert list(against_base(records)) == ["| worse | +0.5000 ± 0.0000 |"]
+
+
+def test_gaps_by_seed_are_of_whole_runs_at_one_rate() -> None:
+    def record(method: str, seed: int, end: float, rate: float = 1.0, last: float = WHOLE) -> dict[str, Any]:
+        finals = {"700": {"report": 9.0}, "1400": {"report": end}}
+        return {"method": method, "seed": seed, "rate": rate, "totals": [HALF, last], "finals": finals}
+
+    others = [record("other", 0, 1.0), record("other", 2, 1.0), record("other", 1, 5.0, rate=2.0)]
+    ours = [record("ours", 0, 1.5), record("ours", 1, 1.5), record("ours", 2, 0.5), record("ours", 0, 7.0, last=0.75)]
+    (line,) = by_seed([*others, *ours], ["ours"], "other", 1.0)
+    assert line == "- ours: seed 0: +0.5000, seed 2: -0.5000; in the mean +0.0000 ± 0.5000"
 
 
 def test_savings_are_of_scratchs_best_seed_and_of_the_same_one() -> None:
@@ -317,6 +328,20 @@ def test_a_start_that_diverged_has_no_loss() -> None:
     rows = rows_of(TRACK, [record(SCRATCH, good), record("zero_pad + stack", {})])
     assert [(row.method, row.losses, row.saved) for row in rows][1] == ("zero_pad + stack", (math.inf,), ())
     assert "| zero_pad + stack | 1 | inf (1 of 1 diverged) | none | none | none |  |  |" in main_table(rows)
+
+
+def test_what_was_reached_before_the_first_budget_is_saved_at_least() -> None:
+    def record(method: str, seed: int, half: float) -> dict[str, Any]:
+        finals = {f"{share * TRACK.total:g}": {"report": loss} for share, loss in ((HALF, half), (WHOLE, 1.0))}
+        names = {"method": method, "seed": seed, "rate": 1.0, "totals": [HALF, WHOLE], "decayed": False, "fit": 0.0}
+        return names | {"finals": finals, "curve": [[0, 9.0]]}
+
+    runs = [record("m", 0, 1.5), record("m", 1, 4.0)]
+    row = row_of(TRACK, "m", runs, {0: 2.0, 1: 2.0})
+    assert row.saved == pytest.approx([0.5, 1 - 2 ** -(1 / 3)])
+    assert saved_cells(row)[0] == "at least 35% ± 21%"
+    assert saved_cells(row)[1].startswith("at least 47%"), "the source of 12 % is sunk"
+    assert saved_cells(row_of(TRACK, "m", runs[1:], {1: 2.0}))[0] == "21%"
 
 
 def test_what_compare_picks_is_held_to_the_best_of_its_candidates() -> None:

@@ -37,7 +37,7 @@ def plot_times(tracks: Sequence[tuple[Track, Sequence[Record], Later]], path: Pa
             panel.axhline(level, color=color, linestyle="--", linewidth=1, label=method)
         panel.set_title(track.name)
         panel.set_xlabel("grown after, share of the whole budget")
-        panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.grid(alpha=0.3)
         panel.legend(fontsize="x-small")
     figure.supylabel("final loss at equal FLOPs, mean of seeds", fontsize="medium")

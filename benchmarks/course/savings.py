@@ -29,13 +29,13 @@ class Row:
         losses: At the whole budget, on the part to report, a seed each.
         accuracies: The same, where classes are told.
         saved: Share that it takes less to the loss of scratch's best seed, source counted; of each seed that reaches
-            it, and not before the smallest budget that was measured.
+            it.
         sunk: The same with the source not counted.
         of_own: As ``saved``, to the loss of the scratch run of the same seed.
         fit: What the fit cost, in steps of the large model.
         crossed: Share of scratch's FLOPs at which its curve first was at scratch's last loss, in the mean.
-        early: The smallest budget that was measured, as a share, where scratch's loss was reached before it on some
-            seed.
+        most: What is saved at the smallest budget that was measured. A seed that is at scratch's loss there counts as
+            this: it may have been there before.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Row:
     of_own: tuple[float, ...]
     fit: float
     crossed: float | None
-    early: float | None
+    most: float
 
     @property
     def loss(self) -> float:
@@ -116,7 +116,6 @@ def row_of(track: Track, method: str, runs: Sequence[Record], targets: Mapping[i
     source = 0.0 if method in (SCRATCH, SMALL) else track.source
     target = min(targets.values())
     saved = _saved(track, method, runs, dict.fromkeys(targets, target))
-    first = runs[0]["totals"][0]
     lasts = [run["finals"].get(f"{track.total:g}", {}) for run in runs]  # nothing where a training diverged
     return Row(
         method,
@@ -129,7 +128,7 @@ def row_of(track: Track, method: str, runs: Sequence[Record], targets: Mapping[i
         _saved(track, method, runs, targets),
         runs[0]["fit"],
         None,
-        first if any(loss_at(track, run, first) <= target for run in runs) else None,
+        1 - runs[0]["totals"][0],
     )
 
 
@@ -146,11 +145,14 @@ def loss_at(track: Track, record: Record, share: float, part: str = "report") ->
 
 
 def reached_at(track: Track, record: Record, target: float) -> float | None:
-    """The share of the budget at which a run's final loss would be ``target``.
+    """The share of the budget at which a run's final loss would be ``target``; None where it is above it to the end.
 
-    Between two budgets that were measured, the loss is taken to be linear in the logarithm of the budget.
+    Between two budgets that were measured, the loss is taken to be linear in the logarithm of the budget. Nothing is
+    known of smaller ones than the first.
     """
     points = [(share, loss_at(track, record, share)) for share in record["totals"]]
+    if points[0][1] <= target:
+        return float(points[0][0])
     for (less, above), (more, below) in pairwise(points):
         if above > target >= below:
             part = (above - target) / (above - below)

@@ -61,16 +61,18 @@ def spread(values: Sequence[float]) -> str:
 
 def saved_cells(row: Row) -> list[str]:
     """What a start saves: of the whole run, with the source sunk, and of the same seed's."""
-    return [_saved(row, shares) for shares in (row.saved, row.sunk, row.of_own)]
+    return [_saved(row, row.saved, row.saved), _saved(row, row.sunk, row.saved), _saved(row, row.of_own, row.of_own)]
 
 
-def _saved(row: Row, shares: Sequence[float]) -> str:
+def _saved(row: Row, shares: Sequence[float], counted: Sequence[float]) -> str:
+    """Shares of the seeds that save; ``counted`` are the same with the source."""
     if row.method == SCRATCH:
         return ""
     if not shares:
-        return "none" if row.early is None else f"more than {1 - row.early:.0%}"
+        return "none"
+    least = "at least " * any(share >= row.most for share in counted)
     short = "" if len(shares) == len(row.losses) else f" ({len(shares)} of {len(row.losses)} seeds)"
-    return f"{mean(shares):.0%}{f' ± {stdev(shares):.0%}' if len(shares) > 1 else ''}{short}"
+    return f"{least}{mean(shares):.0%}{f' ± {stdev(shares):.0%}' if len(shares) > 1 else ''}{short}"
 
 
 def _paired(track: Track, records: Sequence[Record]) -> Iterator[str]:
