@@ -148,8 +148,11 @@ def grow_at_other_times(track: Track, folder: Path, results: Path, asked: argpar
             place.folder.mkdir(parents=True, exist_ok=True)
             return Bench(place, when_in(results, share), pool).do
 
-        shares = when.SHARES[1:2] if asked.quick else when.SHARES
-        when.grown_at(by, records, when.starts_of(track, methods_of(track, asked)), asked.seeds, shares)
+        starts = when.starts_of(track, methods_of(track, asked))
+        if asked.quick:
+            when.grown_at(by, records, starts[:1], asked.seeds, when.SHARES[:1])
+        else:
+            when.grown_at(by, records, starts, asked.seeds)
 
 
 def when_in(results: Path, share: float) -> Path:

@@ -375,7 +375,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_many_moments(tmp_path: Path) -> None:
-    times = 500 if PROFILE == "ci" else 5000  # of some 150 points; each kill takes a process
+    times = 300 if PROFILE == "ci" else 5000  # of some 150 points; each kill takes a process
     assert set(_kill(tmp_path, times=times, seed=2)) == {"points", "absent", "complete"}
 
 
