@@ -4,7 +4,7 @@
     python benchmarks/savings.py llama --scale 4 --device cuda    the same track four times as wide, on a GPU
     python benchmarks/savings.py --quick llama    a few steps of everything: for its working, not for its numbers
     python benchmarks/savings.py llama --compare  what `ligo compare` chooses on a track that has been run
-    python benchmarks/savings.py llama --when     growth earlier and later, on a track that has been run
+    python benchmarks/savings.py llama --when     growth later in the budget, on a track that has been run
     python benchmarks/savings.py --show           tables and plots from the results that are there
 
 Rules, tracks and what came out: docs/savings.md. Results are in benchmarks/results/, a line of JSON a run; a track that
@@ -36,7 +36,7 @@ from course.plots import plot, plot_times
 from course.runs import Place, Run, execute
 from course.savings import final_records, rows_of
 from course.stages import EXTENSIONS, Do, Results, course
-from course.tables import main_table, tables
+from course.tables import CONTROL, main_table, tables
 from course.tracks import TRACKS, Track
 
 HERE = Path(__file__).resolve().parent
@@ -102,16 +102,13 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
 
 
-def race(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -> None:
+def race(place: Place, results: Path, asked: argparse.Namespace, pool: Executor) -> None:
     """Make all runs of a track that are not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    prepare_corpus(OUT / "corpus")
+    track = place.track
     methods = methods_of(track, asked)
-    place = Place(track, folder, OUT / "corpus", asked.device)
-    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        do = Bench(place, results, pool).do
-        decayed = [method for method in DECAYED if method in methods]
-        course(do, track.rates, methods, decayed, asked.seeds, extensions=0 if asked.quick else EXTENSIONS)
+    decayed = [method for method in DECAYED if method in methods]
+    do = Bench(place, results, pool).do
+    course(do, track.rates, methods, decayed, asked.seeds, extensions=0 if asked.quick else EXTENSIONS)
 
 
 def methods_of(track: Track, asked: argparse.Namespace) -> tuple[str, ...]:
@@ -119,40 +116,38 @@ def methods_of(track: Track, asked: argparse.Namespace) -> tuple[str, ...]:
     return QUICK_METHODS if asked.quick else track.methods or methods_for(track.deeper)
 
 
-def choose(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -> None:
+def choose(place: Place, results: Path, asked: argparse.Namespace, pool: Executor) -> None:
     """Have ``ligo compare`` choose for every seed."""
-    place, path = Place(track, folder, OUT / "corpus", asked.device), compared_in(results)
+    path = compared_in(results)
     scratch = final_records(read(results), SCRATCH)
     if not scratch or not all(place.source(seed, decayed=False).exists() for seed in range(asked.seeds)):
-        sys.exit(f"run the track first: its learning rates and small models are needed ({results}, {folder})")
+        sys.exit(f"run the track first: its learning rates and small models are needed ({results}, {place.folder})")
     rate = scratch[0]["rate"]
-    methods = methods_of(track, asked)
+    methods = methods_of(place.track, asked)
     there = {(one["seed"], one["share"]) for one in read(path)}
     shares = CHOSEN_AFTER[:1] if asked.quick else CHOSEN_AFTER
     cases = [(seed, share) for share in shares for seed in range(asked.seeds) if (seed, share) not in there]
-    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(chosen, place, seed, rate, share, methods) for seed, share in cases]):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(done.result()) + "\n")
+    for done in as_completed([pool.submit(chosen, place, seed, rate, share, methods) for seed, share in cases]):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done.result()) + "\n")
 
 
-def grow_at_other_times(track: Track, folder: Path, results: Path, asked: argparse.Namespace) -> None:
+def grow_at_other_times(place: Place, results: Path, asked: argparse.Namespace, pool: Executor) -> None:
     """Make the runs that grow after other shares of the budget."""
     records = read(results)
     if not final_records(records, SCRATCH):
         sys.exit(f"run the track first: its learning rates are needed ({results})")
-    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
 
-        def by(share: float) -> Do:
-            place = Place(replace(track, source=share), folder / f"when-{share:g}", OUT / "corpus", asked.device)
-            place.folder.mkdir(parents=True, exist_ok=True)
-            return Bench(place, when_in(results, share), pool).do
+    def by(share: float) -> Do:
+        later = replace(place, track=replace(place.track, source=share), folder=place.folder / f"when-{share:g}")
+        later.folder.mkdir(parents=True, exist_ok=True)
+        return Bench(later, when_in(results, share), pool).do
 
-        starts = when.starts_of(track, methods_of(track, asked))
-        if asked.quick:
-            when.grown_at(by, records, starts[:1], asked.seeds, when.SHARES[:1])
-        else:
-            when.grown_at(by, records, starts, asked.seeds)
+    starts = when.starts_of(place.track, methods_of(place.track, asked))
+    if asked.quick:
+        when.grown_at(by, records, starts[:1], asked.seeds, when.SHARES[:1])
+    else:
+        when.grown_at(by, records, starts, asked.seeds)
 
 
 def when_in(results: Path, share: float) -> Path:
@@ -194,12 +189,16 @@ def main() -> None:
     if asked.quick:
         shutil.rmtree(folder, ignore_errors=True)
     results = (folder if asked.quick else asked.results) / f"{track.name}.jsonl"
-    if asked.quick or not (asked.compare or asked.when):
-        race(track, folder, results, asked)
-    if asked.quick or asked.compare:
-        choose(track, folder, results, asked)
-    if asked.quick or asked.when:
-        grow_at_other_times(track, folder, results, asked)
+    place = Place(track, folder, OUT / "corpus", asked.device)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    prepare_corpus(place.corpus)
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        if asked.quick or not (asked.compare or asked.when):
+            race(place, results, asked, pool)
+        if asked.quick or asked.compare:
+            choose(place, results, asked, pool)
+        if asked.quick or asked.when:
+            grow_at_other_times(place, results, asked, pool)
     print(shown(track, results))
 
 
@@ -225,7 +224,7 @@ def show() -> None:
     print("### LiGO fitted at 1e-2\n", *main_table(rows_of(TRACKS["llama"], [*scratch, *faster])), sep="\n")
     more = [*read(when_in(RESULTS / "bert.jsonl", 0.3)), *read(RESULTS / "bert-more-seeds.jsonl")]
     title = "### BERT grown after 30 %: final losses less those of LiGO's start, not fitted"
-    compared = by_seed(more, ("LiGO, 20 steps", "zero_pad + stack"), "LiGO, not fitted", 4e-3)
+    compared = by_seed(TRACKS["bert"], more, ("LiGO, 20 steps", "zero_pad + stack"), CONTROL, when.measured(0.3))
     print(f"\n{title}\n", *compared, sep="\n")
     print("\n### Eight seeds of the log\n", *against_base(read(RESULTS / "experiments.jsonl")), sep="\n")
 

@@ -21,7 +21,7 @@ from course.lag import choices, curve_at
 from course.learned import LookAhead, Together, grown, pulled_back
 from course.methods import METHODS, SCRATCH, SMALL, methods_for
 from course.runs import ANY, Place, Run, _blank, _drawn, _model, _step_flops, _task, counted_flops
-from course.savings import final_records, loss_at, reached_at, row_of, rows_of
+from course.savings import Measured, final_records, loss_at, reached_at, row_of, rows_of
 from course.stages import HALF, WHOLE, Results, best, course, tuned
 from course.tables import main_table, saved_cells, tables
 from course.tracks import TRACKS, Track
@@ -252,12 +252,13 @@ def test_gaps_of_the_log_are_paired() -> None:
 
 def test_gaps_by_seed_are_of_whole_runs_at_one_rate() -> None:
     def record(method: str, seed: int, end: float, rate: float = 1.0, last: float = WHOLE) -> dict[str, Any]:
-        finals = {"700": {"report": 9.0}, "1400": {"report": end}}
-        return {"method": method, "seed": seed, "rate": rate, "totals": [HALF, last], "finals": finals}
+        finals = {"700": {"report": 9.0}, "1400": {"choose": end, "report": end}}
+        names = {"method": method, "seed": seed, "rate": rate, "totals": [HALF, last], "decayed": False}
+        return names | {"finals": finals}
 
     others = [record("other", 0, 1.0), record("other", 2, 1.0), record("other", 1, 5.0, rate=2.0)]
     ours = [record("ours", 0, 1.5), record("ours", 1, 1.5), record("ours", 2, 0.5), record("ours", 0, 7.0, last=0.75)]
-    (line,) = by_seed([*others, *ours], ["ours"], "other", 1.0)
+    (line,) = by_seed(TRACK, [*others, *ours], ["ours"], "other", Measured((HALF,), (HALF, WHOLE)))
     assert line == "- ours: seed 0: +0.5000, seed 2: -0.5000; in the mean +0.0000 ± 0.5000"
 
 
@@ -289,7 +290,7 @@ def test_other_times_to_grow_have_the_rate_of_the_track_or_half_of_it(best_rate:
         runs = [(r["method"], r["seed"], r["rate"], tuple(r["totals"])) for r in made.results.values()]
         sources = [(SMALL, seed, 2e-3, ()) for seed in range(2)]
         tried = [("zero_pad + stack", 0, rate, when.TRIED_AT) for rate in (1e-3, 2e-3)]
-        starts = [("zero_pad + stack", seed, best_rate, when.measured(share)) for seed in range(2)]
+        starts = [("zero_pad + stack", seed, best_rate, when.measured(share).final) for seed in range(2)]
         assert runs == sources + tried + starts, "only starts that are asked for, and that the track has"
     found = {share: [r for r in made.results.values() if r["totals"]] for share, made in later.items()}
     rows = list(when.rows(TRACK, records, found))
@@ -306,7 +307,7 @@ def test_other_times_to_grow_have_the_rate_of_the_track_or_half_of_it(best_rate:
 def test_of_rates_at_another_time_the_one_that_was_tried_best_counts() -> None:
     bench, start = _Bench(1e-3), "zero_pad + stack"
     bench.do([Run(start, 0, rate, when.TRIED_AT) for rate in (1e-3, 2e-3)])
-    bench.do([Run(start, seed, rate, when.measured(0.3)) for rate in (2e-3, 1e-3) for seed in range(2)])
+    bench.do([Run(start, seed, rate, when.measured(0.3).final) for rate in (2e-3, 1e-3) for seed in range(2)])
     scratch = _Bench(2e-3).do([Run(SCRATCH, seed, 2e-3, (HALF, WHOLE)) for seed in range(2)])
     ((share, row),) = when.rows(TRACK, list(scratch.values()), {0.3: list(bench.results.values())})
     assert (share, row.rate) == (0.3, 1e-3)
@@ -314,8 +315,8 @@ def test_of_rates_at_another_time_the_one_that_was_tried_best_counts() -> None:
 
 
 def test_a_run_is_measured_where_enough_is_left_of_its_budget() -> None:
-    assert when.measured(0.05) == when.measured(0.35) == (0.5, 0.75, 1.0)
-    assert when.measured(0.5) == (0.75, 1.0)
+    assert when.measured(0.05).final == when.measured(0.35).final == (0.5, 0.75, 1.0)
+    assert when.measured(0.5).final == (0.75, 1.0)
 
 
 def test_a_start_that_diverged_has_no_loss() -> None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
-from course.savings import Record
-from course.stages import WHOLE
+from course.savings import Measured, Record, final_records, paired
+from course.tracks import Track
 
 BASE = "none:base=zp"
 """The best static start, as the log's records call it."""
@@ -24,16 +24,13 @@ def against_base(records: Sequence[Record]) -> Iterator[str]:
         yield f"| {spec} | {_mean(values)} |"
 
 
-def by_seed(records: Sequence[Record], methods: Sequence[str], other: str, rate: float) -> Iterator[str]:
-    """How much higher each method ends than another, of runs at one rate to the whole budget."""
-    ends = {
-        (record["method"], record["seed"]): record["finals"][max(record["finals"], key=float)]["report"]
-        for record in records
-        if record["rate"] == rate and record["totals"] and record["totals"][-1] == WHOLE
-    }
+def by_seed(
+    track: Track, records: Sequence[Record], methods: Sequence[str], other: str, measured: Measured
+) -> Iterator[str]:
+    """How much higher each method ends than another, seed by seed."""
+    theirs = final_records(records, other, measured=measured)
     for method in methods:
-        seeds = sorted(seed for name, seed in ends if name == method and (other, seed) in ends)
-        gaps = {seed: ends[method, seed] - ends[other, seed] for seed in seeds}
+        gaps = paired(track, final_records(records, method, measured=measured), theirs)
         listed = ", ".join(f"seed {seed}: {gap:+.4f}" for seed, gap in gaps.items())
         yield f"- {method}: {listed}; in the mean {_mean(list(gaps.values()))}"
 

@@ -65,13 +65,12 @@ def judged(track: Track, records: Sequence[Record], choices: Sequence[Record]) -
         return
     yield "| seed | steps of `ligo compare` | chosen | above the best candidate at the end | the best | in the mean |"
     yield "|---|---|---|---|---|---|"
+    names = {name for choice in choices for name, _ in choice["order"]}
+    losses = {name: {run["seed"]: loss_at(track, run, WHOLE) for run in final_records(records, name)} for name in names}
     for choice in sorted(choices, key=lambda choice: (choice["steps"], choice["seed"])):
-        losses = {
-            name: {run["seed"]: loss_at(track, run, WHOLE) for run in final_records(records, name)}
-            for name, _ in choice["order"]
-        }
-        finals = {name: by[choice["seed"]] for name, by in losses.items() if choice["seed"] in by}
-        means = {name: mean(by.values()) for name, by in losses.items() if by}
+        ran = [name for name, _ in choice["order"] if choice["seed"] in losses[name]]
+        finals = {name: losses[name][choice["seed"]] for name in ran}
+        means = {name: mean(losses[name].values()) for name in ran}
         (winner, _), best = choice["order"][0], min(finals, key=lambda name: finals[name])
         cells = [f"{finals[winner] - finals[best]:.4f}", best, f"{means[winner] - min(means.values()):.4f}"]
         yield f"| {choice['seed']} | {choice['steps']} | {winner} | {' | '.join(cells)} |"

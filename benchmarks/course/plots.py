@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -19,11 +19,7 @@ SHOWN = ("LiGO, not fitted", "LiGO, 60 steps", "noisy copies + stack", "zero_pad
 """Starts whose losses are drawn over the budget, beside scratch."""
 
 
-Later = Mapping[float, Sequence[Record]]
-"""Runs that grow at other times, by the share of the budget."""
-
-
-def plot_times(tracks: Sequence[tuple[Track, Sequence[Record], Later]], path: Path) -> None:
+def plot_times(tracks: Sequence[tuple[Track, Sequence[Record], when.Later]], path: Path) -> None:
     """Write what each start ends at over the time of its growth, a panel a track."""
     figure = Figure(figsize=(4.4 * len(tracks), 4.4), layout="constrained")
     for panel, (track, records, later) in zip(figure.subplots(1, len(tracks), squeeze=False)[0], tracks, strict=True):

@@ -56,17 +56,35 @@ class Row:
         return mean(self.losses)
 
 
-def final_records(records: Sequence[Record], method: str, *, decayed: bool = False) -> list[Record]:
+@dataclass(frozen=True)
+class Measured:
+    """Which budgets runs are measured at, in shares of the whole.
+
+    Args:
+        tried: Where learning rates are tried, on the first seed.
+        final: At the rate that was chosen.
+    """
+
+    tried: tuple[float, ...] = (HALF,)
+    final: tuple[float, ...] = MEASURED
+
+
+OF_TRACKS = Measured()
+
+
+def final_records(
+    records: Sequence[Record], method: str, *, decayed: bool = False, measured: Measured = OF_TRACKS
+) -> list[Record]:
     """The runs of a method to the whole budget at the rate that was chosen, by seed.
 
     That is the rate with the most seeds: the others were tried on one. Of several, as ranges of rates became wider, it
     is the one that was best where rates are tried, or else at the whole budget.
     """
     ours = [record for record in records if record["method"] == method]
-    tried = {record["rate"]: last(record) for record in ours if tuple(record["totals"]) == (HALF,)}
+    tried = {record["rate"]: last(record) for record in ours if tuple(record["totals"]) == measured.tried}
     by_rate: dict[float, dict[int, Record]] = {}
     for record in ours:
-        if record["decayed"] == decayed and tuple(record["totals"]) == MEASURED:
+        if record["decayed"] == decayed and tuple(record["totals"]) == measured.final:
             by_rate.setdefault(record["rate"], {})[record["seed"]] = record
     if not by_rate:
         return []
@@ -122,7 +140,7 @@ def row_of(track: Track, method: str, runs: Sequence[Record], targets: Mapping[i
         runs[0]["decayed"],
         runs[0]["rate"],
         tuple(loss_at(track, run, WHOLE) for run in runs),
-        tuple(last["report_accuracy"] for last in lasts if "report_accuracy" in last),
+        tuple(one["report_accuracy"] for one in lasts if "report_accuracy" in one),
         saved,
         tuple(share + source for share in saved),
         _saved(track, method, runs, targets),
@@ -160,13 +178,10 @@ def reached_at(track: Track, record: Record, target: float) -> float | None:
     return None
 
 
-def paired(
-    track: Track, records: Sequence[Record], method: str, other: str, *, decayed: bool = False
-) -> tuple[float, ...]:
-    """Final losses of a method, grown from decayed sources if asked, less those of another, seed by seed."""
-    ours = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, method, decayed=decayed)}
-    theirs = {record["seed"]: loss_at(track, record, WHOLE) for record in final_records(records, other)}
-    return tuple(ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
+def paired(track: Track, ours: Sequence[Record], theirs: Sequence[Record]) -> dict[int, float]:
+    """Final losses of one start's runs less those of another's, by seed."""
+    ends, others = ({run["seed"]: loss_at(track, run, WHOLE) for run in runs} for runs in (ours, theirs))
+    return {seed: ends[seed] - others[seed] for seed in sorted(ends.keys() & others.keys())}
 
 
 def tuning(records: Sequence[Record], method: str) -> Iterator[tuple[float, str, float]]:

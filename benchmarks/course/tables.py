@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 
 from course.lag import choices
 from course.methods import METHODS, SCRATCH, SMALL
-from course.savings import Record, Row, paired, rows_of, tuning
+from course.savings import Record, Row, final_records, paired, rows_of, tuning
 from course.tracks import Track
 
 CONTROL = "LiGO, not fitted"
@@ -76,29 +76,34 @@ def _saved(row: Row, shares: Sequence[float], counted: Sequence[float]) -> str:
 
 
 def _paired(track: Track, records: Sequence[Record]) -> Iterator[str]:
+    control = final_records(records, CONTROL)
     yield f"Final loss less that of `{CONTROL}`, seed by seed:"
     yield ""
     for method in (SCRATCH, SMALL, *METHODS):
-        gaps = paired(track, records, method, CONTROL)
+        gaps = paired(track, final_records(records, method), control)
         if gaps and method != CONTROL:
             yield f"- {method}: {_signed(gaps)}"
 
 
 def _decayed(track: Track, records: Sequence[Record]) -> Iterator[str]:
     """What growing a decayed source is worth, against growing one in mid-training by the same start."""
-    found = {method: gaps for method in METHODS if (gaps := paired(track, records, method, method, decayed=True))}
+    found = {}
+    for method in METHODS:
+        gaps = paired(track, final_records(records, method, decayed=True), final_records(records, method))
+        if gaps:
+            found[method] = gaps
     if not found:
         return
     yield "Final loss from a decayed source less that from one in mid-training, seed by seed:"
     yield ""
     for method, gaps in found.items():
         yield f"- {method}: {_signed(gaps)}"
-    every = [gap for gaps in found.values() for gap in gaps]
+    every = [gap for gaps in found.values() for gap in gaps.values()]
     yield f"- in the mean {mean(every):+.4f}, from {min(every):+.4f} to {max(every):+.4f}"
 
 
-def _signed(gaps: Sequence[float]) -> str:
-    return ", ".join(f"{gap:+.4f}" for gap in gaps)
+def _signed(gaps: Mapping[int, float]) -> str:
+    return ", ".join(f"{gap:+.4f}" for gap in gaps.values())
 
 
 def _chosen(track: Track, records: Sequence[Record]) -> Iterator[str]:

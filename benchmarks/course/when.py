@@ -1,16 +1,14 @@
-"""When is the time to grow? The same starts after more and less of the budget has gone into the small model."""
+"""When is the time to grow? The same starts after more of the budget has gone into the small model."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import mean
 
 from course.methods import SMALL
 from course.runs import Run
-from course.savings import Record, Row, final_records, row_of, scratch_losses
-from course.stages import HALF, WHOLE, Do, best, last
+from course.savings import Measured, Record, Row, final_records, row_of, scratch_losses
+from course.stages import HALF, WHOLE, Do, best
 from course.tables import saved_cells, spread
 from course.tracks import Track
 
@@ -39,6 +37,9 @@ TRIED_AT = (0.75,)
 LEFT = 0.15
 """So much of the whole budget is enough."""
 
+Later = Mapping[float, Sequence[Record]]
+"""Runs that grow at other times, by the share of the budget."""
+
 By = Callable[[float], Do]
 """What makes the runs that grow after a share of the budget."""
 
@@ -64,23 +65,21 @@ def grown_at(
         shares: Of the budget, that the small model has had.
     """
     small, *rates = (final_records(records, method)[0]["rate"] for method in (SMALL, *starts))
+    tried = {start: (rate / 2, rate) for start, rate in zip(starts, rates, strict=True)}
     for share in shares:
-        do = by(share)
+        do, at = by(share), measured(share)
         do([Run(SMALL, seed, small, ()) for seed in range(seeds)])
-        tried = [(start, share_of * rate) for start, rate in zip(starts, rates, strict=True) for share_of in (0.5, 1.0)]
-        results = do([Run(start, 0, rate, TRIED_AT) for start, rate in tried])
-        chosen = {
-            start: best(results, start, [rate for one, rate in tried if one == start], TRIED_AT) for start in starts
-        }
-        do([Run(start, seed, chosen[start], measured(share)) for seed in range(seeds) for start in starts])
+        results = do([Run(start, 0, rate, at.tried) for start, two in tried.items() for rate in two])
+        chosen = {start: best(results, start, two, at.tried) for start, two in tried.items()}
+        do([Run(start, seed, chosen[start], at.final) for seed in range(seeds) for start in starts])
 
 
-def measured(share: float) -> tuple[float, ...]:
+def measured(share: float) -> Measured:
     """The budgets at which a run that grows after a share of the whole one is measured."""
-    return tuple(one for one in BETWEEN if one >= share + LEFT)
+    return Measured(TRIED_AT, tuple(one for one in BETWEEN if one >= share + LEFT))
 
 
-def table(track: Track, records: Sequence[Record], later: Mapping[float, Sequence[Record]]) -> Iterator[str]:
+def table(track: Track, records: Sequence[Record], later: Later) -> Iterator[str]:
     """A line a time to grow and a start.
 
     Args:
@@ -97,24 +96,16 @@ def table(track: Track, records: Sequence[Record], later: Mapping[float, Sequenc
         yield f"| {' | '.join(cells)} |"
 
 
-def rows(
-    track: Track, records: Sequence[Record], later: Mapping[float, Sequence[Record]]
-) -> Iterator[tuple[float, Row]]:
+def rows(track: Track, records: Sequence[Record], later: Later) -> Iterator[tuple[float, Row]]:
     """What each time and start amount to, the earliest first and the best start of a time first."""
     targets = scratch_losses(track, records)
     for share in sorted({track.source, *later}):
         found = []
         for method in starts_of(track, STARTS):
-            runs = final_records(records, method) if share == track.source else _of(later[share], share, method)
+            if share == track.source:
+                runs = final_records(records, method)
+            else:
+                runs = final_records(later[share], method, measured=measured(share))
             if runs:
                 found.append(row_of(replace(track, source=share), method, runs, targets))
-        yield from ((share, row) for row in sorted(found, key=lambda row: mean(row.losses)))
-
-
-def _of(records: Sequence[Record], share: float, method: str) -> list[Record]:
-    """A start's runs by seed, at the rate that did best where rates were tried."""
-    ours = [record for record in records if record["method"] == method]
-    tried = {record["rate"]: last(record) for record in ours if tuple(record["totals"]) == TRIED_AT}
-    whole = [record for record in ours if tuple(record["totals"]) == measured(share)]
-    rate = min({record["rate"] for record in whole}, key=lambda rate: tried.get(rate, math.inf), default=None)
-    return sorted((record for record in whole if record["rate"] == rate), key=lambda record: record["seed"])
+        yield from ((share, row) for row in sorted(found, key=lambda row: row.loss))
